@@ -1,0 +1,78 @@
+// matmul (reference): y = epilogue(x . w^T), the linear layer, one invocation an output.
+//
+//   x        [m, k]            Elem     row-major
+//   w        [n, k]            Weight   PyTorch's layout [out, in]; [k, n] when W_IS_KN
+//   bias     [n]               f32      read when HAS_BIAS
+//   gate     [m, gate_stride]  Elem     columns gate_offset .. gate_offset + n, read when HAS_GATE
+//   residual [m, n]            Elem     read when HAS_RESIDUAL; may not be the buffer of y
+//   y        [m, n]            Elem     written; added to when ACCUMULATE
+//
+// Epilogue, in this order: + bias; activation (0 none, 1 GELU by erf, 2 SiLU); * gate; + residual; + y.
+// With W_IS_KN it is also the gradient with regard to the input: dx[m, k] = dy[m, n] . w[n, k].
+//
+// The teaching version, and the one for shapes that no faster sibling takes: any m, k, n.
+// Grid: ceil(n / 16) x ceil(m / 4) workgroups of 16 x 4 invocations. No workgroup memory.
+requires immediate_address_space;
+
+alias Elem = f32;    // f16: storage of x, gate, residual, y
+alias Weight = f32;  // f16: storage of w
+
+override HAS_BIAS: bool = false;
+override ACTIVATION: u32 = 0;
+override HAS_GATE: bool = false;
+override HAS_RESIDUAL: bool = false;
+override ACCUMULATE: bool = false;
+override W_IS_KN: bool = false;
+
+struct Params { m: u32, k: u32, n: u32, gate_stride: u32, gate_offset: u32 }
+
+@group(0) @binding(0) var<storage, read> x: array<Elem>;
+@group(0) @binding(1) var<storage, read> w: array<Weight>;
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+@group(0) @binding(3) var<storage, read> gate: array<Elem>;
+@group(0) @binding(4) var<storage, read> residual: array<Elem>;
+@group(0) @binding(5) var<storage, read_write> y: array<Elem>;
+var<immediate> params: Params;
+
+// Error function, within 1 ulp before rounding of exp: a polynomial near zero, 1 - exp(polynomial) beyond.
+// Coefficients: N. Juffa, "Fast and accurate erff".
+fn erf(v: f32) -> f32 {
+  let a = abs(v);
+  let s = v * v;
+  if (a <= 0.927734375) {
+    let p = ((((-5.96761703e-4 * s + 4.99119423e-3) * s - 2.67681349e-2) * s + 1.12819925e-1) * s - 3.76125336e-1) * s;
+    return (p + 1.28379166e-1) * v + v;
+  }
+  let t = min(a, 4.0); // erf(4) is 1 in f32
+  var p = (-1.72853470e-5 * t + 3.83197126e-4) * t * t + (-3.88396438e-3 * t + 2.42546219e-2);
+  p = ((p * t - 1.06777877e-1) * t - 6.34846687e-1) * t - 1.28717512e-1;
+  return sign(v) * (1.0 - exp(p * t - t));
+}
+
+fn activate(v: f32) -> f32 {
+  if (ACTIVATION == 1) { return 0.5 * v * (1.0 + erf(v * 0.70710678)); }
+  if (ACTIVATION == 2) { return v / (1.0 + exp(-v)); }
+  return v;
+}
+
+@compute @workgroup_size(16, 4)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let row = id.y;
+  let column = id.x;
+  if (row >= params.m || column >= params.n) { return; }
+
+  let w_start = select(column * params.k, column, W_IS_KN);
+  let w_step = select(1, params.n, W_IS_KN);
+  var sum = 0.0;
+  for (var i = 0u; i < params.k; i++) {
+    sum += f32(x[row * params.k + i]) * f32(w[w_start + i * w_step]);
+  }
+
+  let at = row * params.n + column;
+  if (HAS_BIAS) { sum += bias[column]; }
+  sum = activate(sum);
+  if (HAS_GATE) { sum *= f32(gate[row * params.gate_stride + params.gate_offset + column]); }
+  if (HAS_RESIDUAL) { sum += f32(residual[at]); }
+  if (ACCUMULATE) { sum += f32(y[at]); }
+  y[at] = Elem(sum);
+}
