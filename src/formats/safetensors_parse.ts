@@ -1,6 +1,7 @@
 /** The safetensors layout in memory: no file access, for the browser too. */
 import { EmigmError } from '../errors.ts';
 import { type DType, ELEMENT_BYTES, elementCount, isDType, type StoredArray, storedArray, toFloat32 } from './dtype.ts';
+import { quote } from './quote.ts';
 
 /** Largest header accepted, as the reference implementation has it. */
 export const MAX_HEADER_BYTES = 100_000_000;
@@ -25,8 +26,6 @@ export interface SafetensorsHeader {
   /** Bytes from the start of the file to the data section. */
   readonly dataStart: number;
 }
-
-const quote = (name: string) => JSON.stringify(name.length > 120 ? `${name.slice(0, 117)}...` : name);
 
 /** The first key that occurs twice in one object of a valid JSON text (JSON.parse keeps the last silently). */
 function duplicateKey(json: string): string | undefined {
