@@ -1,6 +1,7 @@
 /** Tensors of PyTorch checkpoints: strided views of storages, read from the file when asked for. */
 import { EmigmError } from '../errors.ts';
-import { type DType, ELEMENT_BYTES, elementCount, type StoredArray, storedArray, toFloat32 } from './dtype.ts';
+import { type DType, ELEMENT_BYTES, elementCount, storedArray, toFloat32 } from './dtype.ts';
+import { gather } from './strided.ts';
 import type { RangeFile } from './files.ts';
 import type { Tensor } from './safetensors_parse.ts';
 
@@ -98,7 +99,7 @@ export class TorchTensor {
     const span = this.#span();
     const from = start + (storage.offset + this.offset) * bytes;
     const spanned = storedArray(dtype, (await file.read(from, span * bytes)).buffer, 0, span);
-    return { dtype, shape, data: this.#isContiguous() ? spanned : this.#gather(spanned, count) };
+    return { dtype, shape, data: this.#isContiguous() ? spanned : gather(dtype, spanned, shape, this.stride) };
   }
 
   /** The tensor as float32, whatever its stored type. */
@@ -114,22 +115,5 @@ export class TorchTensor {
       expected *= this.shape[d];
     }
     return true;
-  }
-
-  #gather(from: StoredArray, count: number): StoredArray {
-    const { shape, stride, dtype } = this;
-    const out = storedArray(dtype, new ArrayBuffer(count * ELEMENT_BYTES[dtype]), 0, count);
-    const index = new Array<number>(shape.length).fill(0);
-    let at = 0;
-    for (let i = 0; i < count; i++) {
-      out[i] = from[at];
-      for (let d = shape.length - 1; d >= 0; d--) {
-        at += stride[d];
-        if (++index[d] < shape[d]) break;
-        at -= stride[d] * shape[d];
-        index[d] = 0;
-      }
-    }
-    return out;
   }
 }

@@ -17,6 +17,15 @@ export async function readTorchZip(file: RangeFile): Promise<unknown> {
     throw new EmigmError('file', `${file.path}: a zip file with ${pickles.length} data.pkl, so no PyTorch checkpoint`);
   }
   const root = pickles[0].slice(0, -'data.pkl'.length);
+  const start = async (member: ZipMember) => {
+    if (member.method !== 0) {
+      throw new EmigmError(
+        'file',
+        `${file.path}: member ${quote(member.name)} is compressed; torch.save stores its members`,
+      );
+    }
+    return memberStart(file, member);
+  };
   const small = async (member: ZipMember) => {
     if (member.size > MAX_PICKLE_BYTES) {
       throw new EmigmError(
@@ -24,7 +33,7 @@ export async function readTorchZip(file: RangeFile): Promise<unknown> {
         `${file.path}: ${quote(member.name)} has ${member.size} bytes; at most ${MAX_PICKLE_BYTES} are read`,
       );
     }
-    return file.read(await memberStart(file, member), member.size);
+    return file.read(await start(member), member.size);
   };
   const order = members.get(`${root}byteorder`);
   if (order && new TextDecoder().decode(await small(order)) !== 'little') {
@@ -41,7 +50,7 @@ export async function readTorchZip(file: RangeFile): Promise<unknown> {
           `${file.path}: storage ${storage.key} needs ${bytes} bytes but has ${member.size}`,
         );
       }
-      return memberStart(file, member);
+      return start(member);
     },
   };
   return unpickle(await small(members.get(pickles[0])!), 0, torchMeaning(file.path, source)).value;

@@ -1,17 +1,19 @@
 /**
- * The central directory of a zip file, for random access to its stored (uncompressed) members; the
- * members themselves are not read. Zip64 too. Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7-4.3.16, 4.5.3.
+ * The central directory of a zip file, for random access to its members; these themselves are not read. Zip64 too. Layout: PKWARE APPNOTE 6.3.10, sections 4.3.7-4.3.16, 4.5.3.
  */
 import { EmigmError } from '../errors.ts';
 import type { RangeFile } from './files.ts';
 import { quote } from './quote.ts';
 
-/** A member: where its local header lies, and its bytes as stored. */
+/** A member: where its local header lies, and how its bytes are kept (method 0 stored, 8 deflated). */
 export interface ZipMember {
   readonly name: string;
   readonly method: number;
   readonly headerAt: number;
+  /** Bytes as they lie in the file. */
   readonly size: number;
+  readonly fullSize: number;
+  readonly crc: number;
 }
 
 const END = 0x06054b50;
@@ -80,7 +82,14 @@ export async function readZipDirectory(file: RangeFile): Promise<Map<string, Zip
     if (members.has(name)) return broken(file, `member ${quote(name)} is listed twice`);
     if (sizes.headerAt + 30 + sizes.stored > file.size)
       return broken(file, `member ${quote(name)} lies beyond the end`);
-    members.set(name, { name, method: view.getUint16(at + 10, true), headerAt: sizes.headerAt, size: sizes.stored });
+    members.set(name, {
+      name,
+      method: view.getUint16(at + 10, true),
+      crc: view.getUint32(at + 16, true),
+      headerAt: sizes.headerAt,
+      size: sizes.stored,
+      fullSize: sizes.full,
+    });
     at = next;
   }
   return members;
@@ -109,14 +118,8 @@ function zip64Sizes(
   }
 }
 
-/** Where the bytes of a stored member begin in the file. Throws EmigmError('file') when it is compressed. */
+/** Where the bytes of a member begin in the file. Throws EmigmError('file') when its local header is damaged. */
 export async function memberStart(file: RangeFile, member: ZipMember): Promise<number> {
-  if (member.method !== 0) {
-    throw new EmigmError(
-      'file',
-      `${file.path}: member ${quote(member.name)} is compressed; torch.save stores its members`,
-    );
-  }
   const local = viewOf(await file.read(member.headerAt, 30));
   if (local.getUint32(0, true) !== LOCAL) return broken(file, `member ${quote(member.name)} has no local header`);
   const start = member.headerAt + 30 + local.getUint16(26, true) + local.getUint16(28, true);

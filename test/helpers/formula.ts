@@ -1,16 +1,5 @@
 /** Formula weights: tensors computed from their name and shape alone, so that no file need hold them. */
-
-const CRC_TABLE = Uint32Array.from({ length: 256 }, (_, n) => {
-  let c = n;
-  for (let k = 0; k < 8; k++) c = c & 1 ? 0xedb88320 ^ (c >>> 1) : c >>> 1;
-  return c;
-});
-
-function crc32(bytes: Uint8Array): number {
-  let crc = -1;
-  for (const byte of bytes) crc = CRC_TABLE[(crc ^ byte) & 255] ^ (crc >>> 8);
-  return (crc ^ -1) >>> 0;
-}
+import { crc32 } from '../../src/formats/crc32.ts';
 
 /** The first `count` values u in [-1, 1) of the tensor `name`: a hash of (i * 2654435769 + crc32(name)). */
 export function formulaUniform(name: string, count: number): Float64Array<ArrayBuffer> {
