@@ -13,7 +13,7 @@
 //
 // CPU drivers run the lanes of a subgroup as one SIMD register, so the subgroup is the workgroup: no barriers,
 // no workgroup memory. Loads cost most: each lane loads one row's four k of x and one block of w, and the rows
-// are spread over the lanes by subgroupBroadcast. A workgroup makes ROWS rows x 4 * LANES columns, a lane
+// are spread over the lanes by subgroupShuffle. A workgroup makes ROWS rows x 4 * LANES columns, a lane
 // ROWS x 4. ROWS does not change the order of a sum: 8 and 16 agree to the bit.
 // Grid: ceil(n / (4 * LANES)) x ceil(m / ROWS).
 requires immediate_address_space;
