@@ -81,12 +81,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var acc: array<vec4f, ROWS>;
   var at = group.x * quads * LANES + lane;
   for (var i = 0u; i < quads; i++) {
-    let block = w[at];
+    let weights = w[at];
     at += LANES;
     for (var g = 0u; g < ROWS / LANES; g++) {
       let part = vec4f(x[x_row[g] + i]);
       for (var r = 0u; r < LANES; r++) {
-        acc[g * LANES + r] += block * subgroupShuffle(part, r);
+        acc[g * LANES + r] += weights * subgroupShuffle(part, r);
       }
     }
   }

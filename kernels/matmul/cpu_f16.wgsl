@@ -85,12 +85,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var at = group.x * quads * LANES + lane;
   for (var i = 0u; i < quads; i++) {
     let p = w[at];
-    let block = mat4x4f(halves(p[0]), halves(p[1]), halves(p[2]), halves(p[3]));
+    let weights = mat4x4f(halves(p[0]), halves(p[1]), halves(p[2]), halves(p[3]));
     at += LANES;
     for (var g = 0u; g < ROWS / LANES; g++) {
       let part = vec4f(x[x_row[g] + i]);
       for (var r = 0u; r < LANES; r++) {
-        acc[g * LANES + r] += block * subgroupShuffle(part, r);
+        acc[g * LANES + r] += weights * subgroupShuffle(part, r);
       }
     }
   }

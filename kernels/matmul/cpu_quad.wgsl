@@ -92,11 +92,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var acc3 = mat4x4f();
   let start = group.x * quads * LANES + lane;
   for (var i = 0u; i < quads; i++) {
-    let block = w[start + i * LANES];
-    acc0 += block * meet(vec4f(x[row0 + i]));
-    if (ROWS > 4) { acc1 += block * meet(vec4f(x[row1 + i])); }
-    if (ROWS > 8) { acc2 += block * meet(vec4f(x[row2 + i])); }
-    if (ROWS > 12) { acc3 += block * meet(vec4f(x[row3 + i])); }
+    let weights = w[start + i * LANES];
+    acc0 += weights * meet(vec4f(x[row0 + i]));
+    if (ROWS > 4) { acc1 += weights * meet(vec4f(x[row1 + i])); }
+    if (ROWS > 8) { acc2 += weights * meet(vec4f(x[row2 + i])); }
+    if (ROWS > 12) { acc3 += weights * meet(vec4f(x[row3 + i])); }
   }
 
   let quad = group.x * LANES + lane;

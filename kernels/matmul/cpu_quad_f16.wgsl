@@ -1,4 +1,4 @@
-// matmul (CPU drivers, four lanes, half-precision weights): y = epilogue(x . w^T) with w packed so that a lane reads one 4 x 4 block a load.
+// matmul (CPU drivers, four lanes, half-precision weights): y = epilogue(x . w^T), w packed in 4 x 4 blocks of f16.
 //
 //   x        [m, k]            Elem     row-major; k a multiple of 4
 //   w        [ceil(n / 16)][k / 4][4] blocks of 4 vec2u, zero padded:
@@ -93,11 +93,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let start = group.x * quads * LANES + lane;
   for (var i = 0u; i < quads; i++) {
     let p = w[start + i * LANES];
-    let block = mat4x4f(halves(p[0]), halves(p[1]), halves(p[2]), halves(p[3]));
-    acc0 += block * meet(vec4f(x[row0 + i]));
-    if (ROWS > 4) { acc1 += block * meet(vec4f(x[row1 + i])); }
-    if (ROWS > 8) { acc2 += block * meet(vec4f(x[row2 + i])); }
-    if (ROWS > 12) { acc3 += block * meet(vec4f(x[row3 + i])); }
+    let weights = mat4x4f(halves(p[0]), halves(p[1]), halves(p[2]), halves(p[3]));
+    acc0 += weights * meet(vec4f(x[row0 + i]));
+    if (ROWS > 4) { acc1 += weights * meet(vec4f(x[row1 + i])); }
+    if (ROWS > 8) { acc2 += weights * meet(vec4f(x[row2 + i])); }
+    if (ROWS > 12) { acc3 += weights * meet(vec4f(x[row3 + i])); }
   }
 
   let quad = group.x * LANES + lane;

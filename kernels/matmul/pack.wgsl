@@ -31,16 +31,16 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: ve
 
   let in_quad = at / LANES % in_quads;
   let out_quad = c * LANES + at % LANES;
-  var block = mat4x4f();
+  var cell = mat4x4f();
   if (out_quad < out_quads) {
     for (var i = 0u; i < 4; i++) {
       if (W_IS_KN) {
-        block[i] = w[(in_quad * 4 + i) * out_quads + out_quad];
+        cell[i] = w[(in_quad * 4 + i) * out_quads + out_quad];
       } else {
-        block[i] = w[(out_quad * 4 + i) * in_quads + in_quad];
+        cell[i] = w[(out_quad * 4 + i) * in_quads + in_quad];
       }
     }
-    if (!W_IS_KN) { block = transpose(block); }
+    if (!W_IS_KN) { cell = transpose(cell); }
   }
-  packed[at] = block;
+  packed[at] = cell;
 }

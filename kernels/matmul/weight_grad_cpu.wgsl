@@ -40,12 +40,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var i = 0u;
   for (; i + 4 <= params.m; i += 4) {
     let at = i * quads + x_column;
-    let block = mat4x4f(vec4f(x[at]), vec4f(x[at + quads]), vec4f(x[at + 2 * quads]), vec4f(x[at + 3 * quads]));
+    let x_block = mat4x4f(vec4f(x[at]), vec4f(x[at + quads]), vec4f(x[at + 2 * quads]), vec4f(x[at + 3 * quads]));
     for (var g = 0u; g < ROWS / LANES; g++) {
       let origin = i * params.n + dy_column[g];
       let part = vec4f(f32(dy[origin]), f32(dy[origin + params.n]), f32(dy[origin + 2 * params.n]), f32(dy[origin + 3 * params.n]));
       for (var r = 0u; r < LANES; r++) {
-        acc[g * LANES + r] += block * subgroupShuffle(part, r);
+        acc[g * LANES + r] += x_block * subgroupShuffle(part, r);
       }
     }
   }

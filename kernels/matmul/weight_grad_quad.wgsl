@@ -60,11 +60,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (; i + 4 <= params.m; i += 4) {
     let at = i * quads + x_column;
     let origin = i * params.n;
-    let block = mat4x4f(vec4f(x[at]), vec4f(x[at + quads]), vec4f(x[at + 2 * quads]), vec4f(x[at + 3 * quads]));
-    acc0 += block * meet(four_rows(origin + column0));
-    acc1 += block * meet(four_rows(origin + column1));
-    acc2 += block * meet(four_rows(origin + column2));
-    acc3 += block * meet(four_rows(origin + column3));
+    let x_block = mat4x4f(vec4f(x[at]), vec4f(x[at + quads]), vec4f(x[at + 2 * quads]), vec4f(x[at + 3 * quads]));
+    acc0 += x_block * meet(four_rows(origin + column0));
+    acc1 += x_block * meet(four_rows(origin + column1));
+    acc2 += x_block * meet(four_rows(origin + column2));
+    acc3 += x_block * meet(four_rows(origin + column3));
   }
   for (; i < params.m; i++) {
     let values = vec4f(x[i * quads + x_column]);
