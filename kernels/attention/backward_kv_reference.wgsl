@@ -1,0 +1,71 @@
+// attention backward, gradients of k and v, reference version: from the forward pass only lse is kept.
+//
+//   p_ij  = exp(scale * q_i . k_j - lse_i)
+//   ds_ij = p_ij (d_out_i . v_j - delta_i)           delta: backward_delta.wgsl
+//   d_v_j = sum_i p_ij d_out_i
+//   d_k_j = scale * sum_i ds_ij q_i                  (Dao et al. 2022, appendix B.4)
+//
+//   q, k, v, lse  as in the forward pass (reference.wgsl)
+//   d_out         [batch, q_len, heads * HEAD_DIM]  contiguous
+//   delta         [batch, heads, q_len]  f32
+//   d_kv          one buffer, laid out as k and v: kv_stride, k_offset, v_offset; written. k and v must not overlap.
+//                 For a fused qkv it is the buffer of d_q, in a dispatch of its own.
+//
+// Any head dim, any lengths. One invocation a key of a head, so that nothing is added from two places.
+// Grid: (ceil(kv_len / 64), heads, batch). For reading and checking; faster sibling: backward_kv_cpu.wgsl.
+requires immediate_address_space;
+
+alias Elem = f32;                     // f16 for f16 storage; sums are f32
+const HEAD_DIM: u32 = 64;
+
+struct Params {
+  batch: u32, heads: u32, q_len: u32, kv_len: u32,
+  q_stride: u32, q_offset: u32,
+  kv_stride: u32, k_offset: u32, v_offset: u32,
+  scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read> q: array<Elem>;
+@group(0) @binding(1) var<storage, read> k: array<Elem>;
+@group(0) @binding(2) var<storage, read> v: array<Elem>;
+@group(0) @binding(3) var<storage, read> d_out: array<Elem>;
+@group(0) @binding(4) var<storage, read> lse: array<f32>;
+@group(0) @binding(5) var<storage, read> delta: array<f32>;
+@group(0) @binding(6) var<storage, read_write> d_kv: array<Elem>;
+var<immediate> params: Params;
+
+@compute @workgroup_size(64)
+fn main(@builtin(global_invocation_id) id: vec3u) {
+  let j = id.x;
+  let h = id.y;
+  let b = id.z;
+  if (j >= params.kv_len) { return; }
+  let row = (b * params.kv_len + j) * params.kv_stride + h * HEAD_DIM;
+  let k_at = row + params.k_offset;
+  let v_at = row + params.v_offset;
+
+  var d_k: array<f32, HEAD_DIM>;
+  var d_v: array<f32, HEAD_DIM>;
+  for (var i = 0u; i < params.q_len; i++) {
+    let q_at = (b * params.q_len + i) * params.q_stride + params.q_offset + h * HEAD_DIM;
+    let out_at = ((b * params.q_len + i) * params.heads + h) * HEAD_DIM;
+    let stat = (b * params.heads + h) * params.q_len + i;
+    var s = 0.0;
+    var dp = 0.0;
+    for (var c = 0u; c < HEAD_DIM; c++) {
+      s += f32(q[q_at + c]) * f32(k[k_at + c]);
+      dp += f32(d_out[out_at + c]) * f32(v[v_at + c]);
+    }
+    // Dropout on the weights, when it comes: dp, and p in d_v, *= mask(b, h, i, j) / keep.
+    let p = exp(params.scale * s - lse[stat]);
+    let ds = p * (dp - delta[stat]);
+    for (var c = 0u; c < HEAD_DIM; c++) {
+      d_k[c] += ds * f32(q[q_at + c]);
+      d_v[c] += p * f32(d_out[out_at + c]);
+    }
+  }
+  for (var c = 0u; c < HEAD_DIM; c++) {
+    d_kv[k_at + c] = Elem(params.scale * d_k[c]);
+    d_kv[v_at + c] = Elem(d_v[c]);
+  }
+}
