@@ -60,12 +60,11 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
 
   if (quad >= quads) { return; }
-  for (var r = 0u; r < ROWS; r++) {
-    let row = first_row + r;
-    if (row < params.n) {
-      let at = row * quads + quad;
-      if (ACCUMULATE) { acc[r] += dw[at]; }
-      dw[at] = acc[r];
-    }
+  let end = min(first_row + ROWS, params.n);
+  for (var row = first_row; row < end; row++) {
+    let at = row * quads + quad;
+    var sum = acc[row - first_row];
+    if (ACCUMULATE) { sum += dw[at]; }
+    dw[at] = sum;
   }
 }
