@@ -1,6 +1,6 @@
 /** Element types of stored tensors, under their safetensors names, and the typed arrays that hold them. */
 import { EmigmError } from '../errors.ts';
-import { bfloat16ToFloat32, float32ToBfloat16, float32ToHalf, halfToFloat32 } from './float16.ts';
+import { bfloat16ToFloat32, float32ToBfloat16, float32ToHalf, halfToFloat32 } from '../float16.ts';
 
 /** Bytes of one element. */
 export const ELEMENT_BYTES = {

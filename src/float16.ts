@@ -28,7 +28,7 @@ function bitsOf(values: Float32Array): Uint32Array {
 }
 
 /** Half precision bits (IEEE 754 binary16) to float32; exact, NaN payloads kept. */
-export function halfToFloat32(half: Uint16Array): Float32Array {
+export function halfToFloat32(half: Uint16Array): Float32Array<ArrayBuffer> {
   const table = floatBitsOfHalf();
   const out = new Float32Array(half.length);
   const bits = bitsOf(out);
@@ -37,7 +37,7 @@ export function halfToFloat32(half: Uint16Array): Float32Array {
 }
 
 /** Float32 to half precision bits, to the nearest, ties to even; too large becomes infinity, NaN stays NaN. */
-export function float32ToHalf(values: Float32Array): Uint16Array {
+export function float32ToHalf(values: Float32Array): Uint16Array<ArrayBuffer> {
   const bits = bitsOf(values);
   const out = new Uint16Array(values.length);
   for (let i = 0; i < bits.length; i++) {

@@ -1,0 +1,234 @@
+/** A device: its abilities, its memory, its kernels. */
+import { EmigmError } from '../errors.ts';
+import { float32ToHalf, halfToFloat32 } from '../float16.ts';
+import { KernelCache } from './kernel.ts';
+import { type AdapterChoice, type OpenedAdapter, openAdapter, readKernelSource } from './node.ts';
+import { BYTES, type DType, Tensor } from './tensor.ts';
+
+export interface DeviceOptions {
+  adapter?: AdapterChoice;
+  /** Check after every dispatch that its outputs are finite, and name the first that is not. Slow. */
+  nanGuard?: boolean;
+  /** Implementations to use where several can serve: `{ matmul: 'reference' }`. */
+  variants?: Readonly<Record<string, string>>;
+}
+
+/** Features that are used where the adapter has them. */
+const WANTED = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'] as const;
+
+const usage = { storage: 128, copyDst: 8, copySrc: 4, mapRead: 1, queryResolve: 512 };
+
+export class Device {
+  readonly handle: GPUDevice;
+  readonly kernels: KernelCache;
+  /** `NVIDIA H200`, `llvmpipe (LLVM 15, 256 bits)`: for people and for result files. */
+  readonly name: string;
+  readonly driver: string;
+  /** A driver that runs kernels on the CPU wants other kernels than a GPU does. */
+  readonly isCpu: boolean;
+  /** Subgroup size where it is one fixed number, else 0. */
+  readonly lanes: number;
+  readonly hasF16: boolean;
+  readonly hasSubgroups: boolean;
+  readonly hasTimestamps: boolean;
+  readonly nanGuard: boolean;
+  readonly variants: Readonly<Record<string, string>>;
+  /** Bytes held now and the most that were held. */
+  allocated = 0;
+  peak = 0;
+  private readonly opened: OpenedAdapter;
+  private readonly dummies: Tensor[] = [];
+  private failure: EmigmError | undefined;
+  private disposed = false;
+
+  private constructor(opened: OpenedAdapter, handle: GPUDevice, options: DeviceOptions) {
+    this.opened = opened;
+    this.handle = handle;
+    const { info } = opened.adapter;
+    this.name = info.description || info.device || `${info.vendor} ${info.architecture}`;
+    this.driver = opened.driver;
+    this.isCpu = /llvmpipe|swiftshader/i.test(`${info.description} ${info.device} ${info.architecture}`);
+    this.hasF16 = handle.features.has('shader-f16');
+    this.hasSubgroups = handle.features.has('subgroups' as GPUFeatureName);
+    this.hasTimestamps = handle.features.has('timestamp-query');
+    this.lanes = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
+    this.nanGuard = options.nanGuard ?? false;
+    this.variants = options.variants ?? {};
+    this.kernels = new KernelCache(handle, readKernelSource);
+    handle.addEventListener('uncapturederror', (event) => {
+      const { error } = event as GPUUncapturedErrorEvent;
+      const isMemory = error.constructor.name === 'GPUOutOfMemoryError';
+      this.failure ??= new EmigmError(isMemory ? 'memory' : 'kernel', error.message.trim());
+    });
+    void handle.lost.then(({ reason, message }) => {
+      if (!this.disposed) this.failure ??= new EmigmError('adapter', `the device was lost (${reason}): ${message}`);
+    });
+  }
+
+  /**
+   * Opens the adapter that the options (or EMIGM_ADAPTER) name and takes all that it offers.
+   * @throws EmigmError 'adapter' when there is none.
+   */
+  static async open(options: DeviceOptions = {}): Promise<Device> {
+    const opened = await openAdapter(options.adapter);
+    const { adapter } = opened;
+    const requiredLimits: Record<string, number> = {};
+    for (const name of [
+      'maxBufferSize',
+      'maxStorageBufferBindingSize',
+      'maxStorageBuffersPerShaderStage',
+      'maxComputeInvocationsPerWorkgroup',
+      'maxComputeWorkgroupSizeX',
+      'maxComputeWorkgroupSizeY',
+      'maxComputeWorkgroupStorageSize',
+      'maxImmediateSize',
+    ]) {
+      const value = (adapter.limits as unknown as Record<string, number>)[name];
+      if (value !== undefined) requiredLimits[name] = value;
+    }
+    const requiredFeatures = WANTED.filter((name) => adapter.features.has(name as GPUFeatureName)) as GPUFeatureName[];
+    const handle = await adapter.requestDevice({ requiredLimits, requiredFeatures });
+    return new Device(opened, handle, options);
+  }
+
+  get adapter(): GPUAdapter {
+    return this.opened.adapter;
+  }
+
+  get limits(): GPUSupportedLimits {
+    return this.handle.limits;
+  }
+
+  /** A buffer for `bytes` bytes of storage. @throws EmigmError 'memory' beyond what the adapter allows. */
+  createBuffer(bytes: number, label: string): GPUBuffer {
+    const size = Math.max(256, Math.ceil(bytes / 16) * 16);
+    const most = Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize);
+    if (size > most) {
+      throw new EmigmError(
+        'memory',
+        `${label} needs a buffer of ${mib(size)}, the adapter ${this.name} allows ${mib(most)}`,
+      );
+    }
+    const buffer = this.handle.createBuffer({ label, size, usage: usage.storage | usage.copyDst | usage.copySrc });
+    this.allocated += size;
+    this.peak = Math.max(this.peak, this.allocated);
+    const destroy = buffer.destroy.bind(buffer);
+    let alive = true;
+    buffer.destroy = () => {
+      if (alive) this.allocated -= size;
+      alive = false;
+      return destroy();
+    };
+    return buffer;
+  }
+
+  /** A tensor that lives until it is destroyed. Without `data` its content is zero. */
+  tensor(shape: readonly number[], dtype: DType, label: string, data?: ArrayLike<number>): Tensor {
+    const size = shape.reduce((a, b) => a * b, 1) * BYTES[dtype];
+    const tensor = new Tensor(shape, dtype, label, this.createBuffer(size, label));
+    if (data) this.write(tensor, data);
+    return tensor;
+  }
+
+  /** Writes numbers into a tensor, converted to how it stores them. */
+  write(tensor: Tensor, data: ArrayLike<number>, offset = 0): void {
+    if (offset + data.length > tensor.size) {
+      throw new EmigmError('shape', `${tensor.label} holds ${tensor.size} numbers, not ${offset + data.length}`);
+    }
+    this.writeBytes(tensor, toStored(data, tensor.dtype), offset * BYTES[tensor.dtype]);
+  }
+
+  private writeBytes(tensor: Tensor, data: Uint8Array<ArrayBuffer>, byteOffset: number): void {
+    const buffer = this.bufferOf(tensor);
+    if (data.byteLength % 4 === 0) {
+      this.handle.queue.writeBuffer(buffer, byteOffset, data);
+    } else {
+      const padded = new Uint8Array(Math.ceil(data.byteLength / 4) * 4);
+      padded.set(data);
+      this.handle.queue.writeBuffer(buffer, byteOffset, padded);
+    }
+  }
+
+  /** Reads `count` numbers back from element `offset` on; waits for the device. */
+  async read(tensor: Tensor, offset = 0, count = tensor.size - offset): Promise<Float32Array<ArrayBuffer>> {
+    const words = await this.readWords(tensor, offset, count);
+    if (tensor.dtype === 'f32') return new Float32Array(words, 0, count);
+    if (tensor.dtype === 'f16') return halfToFloat32(new Uint16Array(words, 0, count));
+    return Float32Array.from(new Uint32Array(words, 0, count));
+  }
+
+  /** Reads unsigned integers back. */
+  async readIntegers(tensor: Tensor): Promise<Uint32Array> {
+    return new Uint32Array(await this.readWords(tensor, 0, tensor.size), 0, tensor.size);
+  }
+
+  private async readWords(tensor: Tensor, offset: number, count: number): Promise<ArrayBuffer> {
+    const start = offset * BYTES[tensor.dtype];
+    const bytes = Math.max(4, Math.ceil((count * BYTES[tensor.dtype]) / 4) * 4);
+    const staging = this.handle.createBuffer({ size: bytes, usage: usage.mapRead | usage.copyDst });
+    try {
+      const encoder = this.handle.createCommandEncoder();
+      encoder.copyBufferToBuffer(this.bufferOf(tensor), start, staging, 0, bytes);
+      this.handle.queue.submit([encoder.finish()]);
+      await staging.mapAsync(1);
+      const words = staging.getMappedRange().slice(0);
+      this.check();
+      return words;
+    } catch (cause) {
+      this.check();
+      throw cause instanceof EmigmError
+        ? cause
+        : new EmigmError('adapter', `reading ${tensor.label} failed`, { cause });
+    } finally {
+      staging.destroy();
+    }
+  }
+
+  private bufferOf(tensor: Tensor): GPUBuffer {
+    if (!tensor.buffer) throw new EmigmError('shape', `${tensor.label} has no buffer: transient, or destroyed`);
+    return tensor.buffer;
+  }
+
+  /** Waits until all submitted work is done. @throws what went wrong meanwhile. */
+  async done(): Promise<void> {
+    await this.handle.queue.onSubmittedWorkDone();
+    this.check();
+  }
+
+  /** Throws the first error that the driver has reported, if any. */
+  check(): void {
+    if (this.failure) throw this.failure;
+  }
+
+  /** Stands in for the `index`th optional operand that a caller leaves out. */
+  dummy(index: number): Tensor {
+    return (this.dummies[index] ??= this.tensor([64], 'f32', `dummy ${index}`));
+  }
+
+  /** Frees everything. The device cannot be used after. */
+  dispose(): void {
+    if (this.disposed) return;
+    this.disposed = true;
+    for (const kernel of this.kernels) kernel.dropBindGroups();
+    this.handle.destroy();
+  }
+}
+
+/** `1.5 GiB`, `12 MiB` */
+export function mib(bytes: number): string {
+  return bytes >= 2 ** 30 ? `${(bytes / 2 ** 30).toFixed(2)} GiB` : `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+}
+
+function toStored(data: ArrayLike<number>, dtype: DType): Uint8Array<ArrayBuffer> {
+  const typed =
+    dtype === 'f16'
+      ? float32ToHalf(data instanceof Float32Array ? data : Float32Array.from(data))
+      : dtype === 'f32'
+        ? data instanceof Float32Array
+          ? data
+          : Float32Array.from(data)
+        : data instanceof Uint32Array
+          ? data
+          : Uint32Array.from(data);
+  return new Uint8Array(typed.buffer as ArrayBuffer, typed.byteOffset, typed.byteLength);
+}

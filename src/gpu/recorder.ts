@@ -1,0 +1,293 @@
+/**
+ * Recording and replay. A forward pass is recorded once into a flat list of dispatches; the session plans an arena
+ * from the lifetimes of all transient tensors, compiles the kernels concurrently, and replays the lists.
+ */
+import { EmigmError } from '../errors.ts';
+import { planArena } from './arena.ts';
+import type { Device } from './device.ts';
+import type { Kernel, KernelSpec } from './kernel.ts';
+import { BYTES, type DType, Tensor } from './tensor.ts';
+
+/** One call of a kernel, as an op records it. */
+export interface Call {
+  /** The op, for profiles: `matmul`, `attention`. */
+  op: string;
+  kernel: KernelSpec;
+  operands: Readonly<Record<string, Tensor | undefined>>;
+  params: Readonly<Record<string, number>>;
+  /** Workgroups in x, y, z. */
+  grid: readonly number[];
+  /** Floating-point operations, a multiply-add counted as two. */
+  flops?: number;
+  /** Operands are looked at as bits: their types are not compared. */
+  bits?: boolean;
+}
+
+/** A recorded call, ready but for the buffers of its transient tensors. */
+export interface Dispatch {
+  op: string;
+  /** Part of the model that it belongs to: `encoder`, `decoder`, `head`, ... */
+  part: string;
+  kernel: Kernel;
+  tensors: readonly (Tensor | undefined)[];
+  params: Uint8Array<ArrayBuffer>;
+  grid: readonly [number, number, number];
+  flops: number;
+  /** Bytes of all operands, each counted once: the least that has to be moved. */
+  bytes: number;
+  group: GPUBindGroup | undefined;
+}
+
+/** What ops write into. */
+export class Recorder {
+  readonly device: Device;
+  readonly dispatches: Dispatch[] = [];
+  /** Named parts for profiles; set around the calls that belong to it. */
+  part = 'rest';
+
+  constructor(device: Device) {
+    this.device = device;
+  }
+
+  /** A tensor that lives from its first to its last use in this program. */
+  temp(shape: readonly number[], dtype: DType = 'f32', label = 'temp'): Tensor {
+    return new Tensor(shape, dtype, label);
+  }
+
+  /** Records a call. Calls with nothing to do (an empty grid) are dropped. */
+  call({ op, kernel: spec, operands, params, grid, flops = 0, bits = false }: Call): void {
+    const [x = 1, y = 1, z = 1] = grid;
+    if (x === 0 || y === 0 || z === 0) return;
+    const most = this.device.limits.maxComputeWorkgroupsPerDimension;
+    if (!(x <= most && y <= most && z <= most && Number.isInteger(x * y * z))) {
+      throw new EmigmError('kernel', `${spec.file}: a grid of ${x} x ${y} x ${z} workgroups, ${most} is the limit`);
+    }
+    const kernel = this.device.kernels.get(spec);
+    if (!bits) kernel.checkOperands(operands);
+    const tensors = kernel.operands.map(({ name }) => operands[name]);
+    const distinct = new Set(tensors.filter((tensor) => tensor !== undefined));
+    this.dispatches.push({
+      op,
+      part: this.part,
+      kernel,
+      tensors,
+      params: kernel.packParams(params),
+      grid: [x, y, z],
+      flops,
+      bytes: [...distinct].reduce((sum, tensor) => sum + tensor.size * BYTES[tensor.dtype], 0),
+      group: undefined,
+    });
+  }
+
+  /** Runs `record` with `part` as the name of what it records. */
+  within<T>(part: string, record: () => T): T {
+    const before = this.part;
+    this.part = part;
+    try {
+      return record();
+    } finally {
+      this.part = before;
+    }
+  }
+}
+
+/** A flat list of dispatches to be replayed. */
+export interface Program {
+  readonly name: string;
+  readonly dispatches: readonly Dispatch[];
+}
+
+export type ProfileRow = {
+  op: string;
+  part: string;
+  kernel: string;
+  grid: string;
+  seconds: number;
+  flops: number;
+  bytes: number;
+};
+
+/** Programs that share one arena of transient memory. */
+export class Session {
+  readonly device: Device;
+  private readonly programs: Program[] = [];
+  private pending: Program[] = [];
+  /** Buffers of the arena; a buffer that grows is replaced. */
+  private slots: GPUBuffer[] = [];
+  private slotBytes: number[] = [];
+  private status: Tensor | undefined;
+
+  constructor(device: Device) {
+    this.device = device;
+  }
+
+  /** Records a program. It can run after `prepare`. */
+  record(name: string, build: (recorder: Recorder) => void): Program {
+    const recorder = new Recorder(this.device);
+    build(recorder);
+    if (this.device.nanGuard) this.guard(recorder);
+    const program = { name, dispatches: recorder.dispatches };
+    this.pending.push(program);
+    return program;
+  }
+
+  /** Bytes of transient memory that the recorded programs need; known before it is taken. */
+  plan(): number {
+    return planArena(
+      [...this.programs, ...this.pending].map(({ dispatches }) => dispatches),
+      this.slotBytes,
+    ).slotBytes.reduce((a, b) => a + b, 0);
+  }
+
+  /** Compiles kernels (concurrently), takes the arena and binds buffers, for all programs recorded since the last call. */
+  async prepare(): Promise<void> {
+    if (this.pending.length === 0) return;
+    const plan = planArena(
+      this.pending.map(({ dispatches }) => dispatches),
+      this.slotBytes,
+    );
+    const grown = plan.slotBytes.some((bytes, i) => i < this.slots.length && bytes > this.slotBytes[i]);
+    plan.slotBytes.forEach((bytes, i) => {
+      if (bytes <= (this.slotBytes[i] ?? 0)) return;
+      this.slots[i]?.destroy();
+      this.slots[i] = this.device.createBuffer(bytes, `arena ${i}`);
+    });
+    this.slotBytes = plan.slotBytes;
+    for (const [tensor, slot] of plan.slots) this.assigned.set(tensor, slot);
+    for (const [tensor, slot] of this.assigned) tensor.buffer = this.slots[slot];
+    const toBind = grown ? [...this.programs, ...this.pending] : this.pending;
+    for (const { dispatches } of toBind) for (const dispatch of dispatches) this.bind(dispatch);
+    this.programs.push(...this.pending);
+    this.pending = [];
+    const kernels = new Set(this.programs.flatMap(({ dispatches }) => dispatches.map(({ kernel }) => kernel)));
+    await Promise.all([...kernels].map((kernel) => kernel.ready));
+  }
+
+  private readonly assigned = new Map<Tensor, number>();
+
+  private bind(dispatch: Dispatch): void {
+    let absent = 0;
+    const buffers = dispatch.tensors.map((tensor) => (tensor ?? this.device.dummy(absent++)).buffer!);
+    const key = buffers.map(bufferId).join(' ');
+    dispatch.group = dispatch.kernel.bindGroup(this.device.handle, key, buffers);
+  }
+
+  /** Submits one replay of the programs, in order, in one compute pass. Does not wait. */
+  run(...programs: readonly Program[]): void {
+    const encoder = this.device.handle.createCommandEncoder();
+    const pass = encoder.beginComputePass();
+    let pipeline: GPUComputePipeline | undefined;
+    let group: GPUBindGroup | undefined;
+    for (const { dispatches } of programs) {
+      for (const dispatch of dispatches) {
+        const { kernel } = dispatch;
+        if (kernel.pipeline !== pipeline) pass.setPipeline((pipeline = kernel.pipeline!));
+        if (dispatch.group !== group) pass.setBindGroup(0, (group = dispatch.group!));
+        if (dispatch.params.length > 0) setImmediates(pass, dispatch.params);
+        pass.dispatchWorkgroups(dispatch.grid[0], dispatch.grid[1], dispatch.grid[2]);
+      }
+    }
+    pass.end();
+    this.device.handle.queue.submit([encoder.finish()]);
+  }
+
+  /** Runs the program with a timestamp around every dispatch. Slower than `run`; each row is the device's own time. */
+  async profile(program: Program): Promise<ProfileRow[]> {
+    const { handle } = this.device;
+    if (!this.device.hasTimestamps)
+      throw new EmigmError('adapter', `${this.device.name} has no timestamps to profile by`);
+    const rows: ProfileRow[] = [];
+    const most = 2048;
+    const set = handle.createQuerySet({ type: 'timestamp', count: 2 * most });
+    const resolved = handle.createBuffer({ size: 16 * most, usage: 512 | 4 });
+    const staging = handle.createBuffer({ size: 16 * most, usage: 1 | 8 });
+    for (let from = 0; from < program.dispatches.length; from += most) {
+      const batch = program.dispatches.slice(from, from + most);
+      const encoder = handle.createCommandEncoder();
+      batch.forEach((dispatch, i) => {
+        const timestampWrites = { querySet: set, beginningOfPassWriteIndex: 2 * i, endOfPassWriteIndex: 2 * i + 1 };
+        const pass = encoder.beginComputePass({ timestampWrites });
+        pass.setPipeline(dispatch.kernel.pipeline!);
+        pass.setBindGroup(0, dispatch.group!);
+        if (dispatch.params.length > 0) setImmediates(pass, dispatch.params);
+        pass.dispatchWorkgroups(dispatch.grid[0], dispatch.grid[1], dispatch.grid[2]);
+        pass.end();
+      });
+      encoder.resolveQuerySet(set, 0, 2 * batch.length, resolved, 0);
+      encoder.copyBufferToBuffer(resolved, 0, staging, 0, 16 * batch.length);
+      handle.queue.submit([encoder.finish()]);
+      await staging.mapAsync(1, 0, 16 * batch.length);
+      const times = new BigUint64Array(staging.getMappedRange(0, 16 * batch.length).slice(0));
+      staging.unmap();
+      batch.forEach(({ op, part, kernel, grid, flops, bytes }, i) => {
+        const seconds = Number(times[2 * i + 1] - times[2 * i]) * 1e-9;
+        rows.push({ op, part, kernel: kernel.spec.file, grid: grid.join('x'), seconds, flops, bytes });
+      });
+    }
+    set.destroy();
+    resolved.destroy();
+    staging.destroy();
+    this.device.check();
+    return rows;
+  }
+
+  /** After each dispatch a check that what it wrote is finite; the lowest index of a bad one is kept. */
+  private guard(recorder: Recorder): void {
+    this.status ??= this.device.tensor([1], 'u32', 'NaN guard', [0xffffffff]);
+    const checked = recorder.dispatches.splice(0);
+    for (const dispatch of checked) {
+      recorder.dispatches.push(dispatch);
+      dispatch.kernel.operands.forEach(({ writable }, i) => {
+        const tensor = dispatch.tensors[i];
+        if (!writable || !tensor || tensor.dtype === 'u32') return;
+        const id =
+          guardNames.push(`${dispatch.op} (${dispatch.kernel.spec.file}, ${dispatch.part}) in ${tensor.label}`) - 1;
+        const count = Math.floor(tensor.bytes / 4);
+        recorder.part = 'guard';
+        recorder.call({
+          op: 'guard',
+          kernel: { file: 'check/finite' },
+          operands: { words: tensor, first: this.status! },
+          bits: true,
+          params: { count, half: tensor.dtype === 'f16' ? 1 : 0, id },
+          grid: [Math.min(1024, Math.ceil(count / 64))],
+        });
+      });
+    }
+  }
+
+  /** With the NaN guard on: throws EmigmError 'numeric' naming the first op whose output was not finite. */
+  async checkFinite(): Promise<void> {
+    if (!this.status) return;
+    const [first] = await this.device.readIntegers(this.status);
+    if (first === 0xffffffff) return;
+    this.device.write(this.status, [0xffffffff]);
+    throw new EmigmError('numeric', `a value that is not finite first came out of ${guardNames[first]}`);
+  }
+
+  /** Frees the arena. */
+  dispose(): void {
+    const mine = new Set(this.slots.map((slot) => String(bufferId(slot))));
+    for (const kernel of this.device.kernels) {
+      kernel.dropBindGroups((key) => !key.split(' ').some((id) => mine.has(id)));
+    }
+    for (const slot of this.slots) slot.destroy();
+    this.slots = [];
+    this.slotBytes = [];
+    this.status?.destroy();
+  }
+}
+
+const guardNames: string[] = [];
+
+const bufferIds = new WeakMap<GPUBuffer, number>();
+let nextBufferId = 1;
+function bufferId(buffer: GPUBuffer): number {
+  let id = bufferIds.get(buffer);
+  if (id === undefined) bufferIds.set(buffer, (id = nextBufferId++));
+  return id;
+}
+
+function setImmediates(pass: GPUComputePassEncoder, bytes: Uint8Array<ArrayBuffer>): void {
+  (pass as unknown as { setImmediates(offset: number, data: Uint8Array): void }).setImmediates(0, bytes);
+}

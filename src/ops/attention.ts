@@ -1,0 +1,171 @@
+/** Multi-head attention over fused or separate q, k, v. */
+import { EmigmError } from '../errors.ts';
+import type { Device } from '../gpu/device.ts';
+import type { Recorder } from '../gpu/recorder.ts';
+import type { DType, Tensor } from '../gpu/tensor.ts';
+import type { Input, Op, Problem } from './op.ts';
+
+/** Where q, k or v lies: rows of `stride` elements, from column `offset` on. */
+export interface Slice {
+  tensor: Tensor;
+  stride: number;
+  offset: number;
+}
+
+export interface AttentionShape {
+  batch: number;
+  heads: number;
+  headDim: number;
+  queries: number;
+  keys: number;
+}
+
+export interface AttentionOptions {
+  out?: Tensor;
+  dtype?: DType;
+  /** Written with the log of the softmax denominators, [batch, heads, queries], for the backward pass. */
+  lse?: Tensor;
+  variant?: string;
+}
+
+function variants(device: Device, headDim: number): string[] {
+  const flash = headDim % 4 === 0 && headDim <= 256;
+  const subgroup = flash && device.hasSubgroups && (device.lanes === 4 || device.lanes === 8 || device.lanes === 16);
+  const cpu = !subgroup ? [] : device.lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
+  if (device.isCpu) return [...cpu, 'reference', ...(flash ? ['flash'] : [])];
+  return [...(flash ? ['flash'] : []), 'reference', ...cpu];
+}
+
+/** out[batch, queries, heads * headDim] = softmax(q k^T / sqrt(headDim)) v for each head. */
+export function attention(
+  r: Recorder,
+  q: Slice,
+  k: Slice,
+  v: Slice,
+  shape: AttentionShape,
+  options: AttentionOptions = {},
+): Tensor {
+  const { batch, heads, headDim, queries, keys } = shape;
+  const { lse, dtype = 'f32' } = options;
+  if (k.stride !== v.stride) throw new EmigmError('shape', 'attention: k and v have the same row stride');
+  const usable = variants(r.device, headDim);
+  let variant = options.variant ?? usable.find((name) => name === r.device.variants.attention) ?? usable[0];
+  const odd = [q.stride, q.offset, k.stride, k.offset, v.offset].some((n) => n % 4 !== 0);
+  if (odd) variant = 'reference';
+  const out = options.out ?? r.temp([batch, queries, heads * headDim], dtype, 'attention out');
+  const lanes = r.device.lanes;
+  const consts: Record<string, string | number> = { HEAD_DIM: headDim };
+  let rows = 64;
+  if (variant === 'cpu_quad') rows = 8;
+  if (variant === 'flash') rows = 32;
+  if (variant === 'cpu') {
+    rows = Math.min(16, Math.ceil(queries / lanes) * lanes);
+    Object.assign(consts, { LANES: lanes, ROWS: rows });
+  }
+  if (q.tensor.dtype === 'f16') {
+    Object.assign(consts, variant === 'reference' ? { Elem: 'f16' } : { Elem4: 'vec4<f16>' });
+  }
+  r.call({
+    op: 'attention',
+    kernel: { file: `attention/${variant}`, consts, overrides: { STORE_LSE: lse !== undefined } },
+    operands: { q: q.tensor, k: k.tensor, v: v.tensor, out, lse },
+    params: {
+      batch,
+      heads,
+      q_len: queries,
+      kv_len: keys,
+      q_stride: q.stride,
+      q_offset: q.offset,
+      kv_stride: k.stride,
+      k_offset: k.offset,
+      v_offset: v.offset,
+      scale: 1 / Math.sqrt(headDim),
+    },
+    grid: [Math.ceil(queries / rows), heads, batch],
+    flops: 4 * batch * heads * queries * keys * headDim,
+  });
+  return out;
+}
+
+interface AttentionProblem extends AttentionShape {
+  fused?: boolean;
+}
+const sizes = (p: Problem) => p as unknown as AttentionProblem;
+
+function slices(t: Readonly<Record<string, Tensor>>, p: AttentionProblem): [Slice, Slice, Slice] {
+  const width = p.heads * p.headDim;
+  if (p.fused) {
+    const at = (i: number): Slice => ({ tensor: t.qkv, stride: 3 * width, offset: i * width });
+    return [at(0), at(1), at(2)];
+  }
+  return [
+    { tensor: t.q, stride: width, offset: 0 },
+    { tensor: t.kv, stride: 2 * width, offset: 0 },
+    { tensor: t.kv, stride: 2 * width, offset: width },
+  ];
+}
+
+export const attentionOp: Op = {
+  name: 'attention',
+  variants: (device, p) => variants(device, sizes(p).headDim),
+  problems: {
+    test: [
+      { batch: 2, heads: 3, headDim: 12, queries: 7, keys: 7, fused: true },
+      { batch: 1, heads: 2, headDim: 32, queries: 17, keys: 17, fused: true },
+      { batch: 2, heads: 1, headDim: 56, queries: 5, keys: 33 },
+      { batch: 1, heads: 2, headDim: 80, queries: 40, keys: 19 },
+      { batch: 1, heads: 1, headDim: 128, queries: 1, keys: 9 },
+      { batch: 1, heads: 2, headDim: 3, queries: 4, keys: 6 },
+      { batch: 2, heads: 2, headDim: 64, queries: 1, keys: 1, fused: true },
+    ],
+    bench: [
+      { batch: 1, heads: 4, headDim: 32, queries: 72, keys: 72, fused: true },
+      { batch: 1, heads: 8, headDim: 56, queries: 320, keys: 320, fused: true },
+      { batch: 1, heads: 12, headDim: 64, queries: 320, keys: 320, fused: true },
+      { batch: 1, heads: 16, headDim: 80, queries: 320, keys: 320, fused: true },
+      { batch: 1, heads: 12, headDim: 64, queries: 16, keys: 320 },
+    ],
+  },
+  inputs(problem): Record<string, Input> {
+    const p = sizes(problem);
+    const width = p.heads * p.headDim;
+    if (p.fused) return { qkv: { shape: [p.batch, p.queries, 3 * width] } };
+    return { q: { shape: [p.batch, p.queries, width] }, kv: { shape: [p.batch, p.keys, 2 * width] } };
+  },
+  outputs: (p) => ({ out: [sizes(p).batch, sizes(p).queries, sizes(p).heads * sizes(p).headDim] }),
+  record(r, t, problem, variant) {
+    const [q, k, v] = slices(t, sizes(problem));
+    attention(r, q, k, v, sizes(problem), { out: t.out, variant });
+  },
+  oracle(inputs, problem) {
+    const p = sizes(problem);
+    const { batch, heads, headDim, queries, keys } = p;
+    const width = heads * headDim;
+    const [q, kv] = p.fused ? [inputs.qkv, inputs.qkv] : [inputs.q, inputs.kv];
+    const [qStride, kvStride, k0] = p.fused ? [3 * width, 3 * width, width] : [width, 2 * width, 0];
+    const out = new Float64Array(batch * queries * width);
+    for (let b = 0; b < batch; b++) {
+      for (let h = 0; h < heads; h++) {
+        for (let i = 0; i < queries; i++) {
+          const qAt = (b * queries + i) * qStride + h * headDim;
+          const row = (j: number) => (b * keys + j) * kvStride + k0 + h * headDim;
+          const scores = Array.from({ length: keys }, (_, j) => {
+            let sum = 0;
+            for (let c = 0; c < headDim; c++) sum += q[qAt + c] * kv[row(j) + c];
+            return sum / Math.sqrt(headDim);
+          });
+          const top = Math.max(...scores);
+          const weights = scores.map((s) => Math.exp(s - top));
+          const total = weights.reduce((a, s) => a + s, 0);
+          for (let c = 0; c < headDim; c++) {
+            let sum = 0;
+            for (let j = 0; j < keys; j++) sum += weights[j] * kv[row(j) + width + c];
+            out[(b * queries + i) * width + h * headDim + c] = sum / total;
+          }
+        }
+      }
+    }
+    return { out };
+  },
+  flops: (p) => 4 * sizes(p).batch * sizes(p).heads * sizes(p).queries * sizes(p).keys * sizes(p).headDim,
+};

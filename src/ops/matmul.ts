@@ -1,0 +1,277 @@
+/** Linear layers: y = epilogue(x . w^T + bias). The weights are laid out for the kernel that will read them. */
+import { EmigmError } from '../errors.ts';
+import { float32ToHalf } from '../float16.ts';
+import type { Device } from '../gpu/device.ts';
+import type { Recorder } from '../gpu/recorder.ts';
+import { describeTensor, type Tensor } from '../gpu/tensor.ts';
+import type { Op, Problem } from './op.ts';
+
+export type MatmulVariant = 'reference' | 'tiled' | 'cpu' | 'cpu_quad';
+const isPacked = (variant: MatmulVariant) => variant === 'cpu' || variant === 'cpu_quad';
+export type Activation = 'none' | 'gelu' | 'silu';
+const ACTIVATIONS: Record<Activation, number> = { none: 0, gelu: 1, silu: 2 };
+
+/** A linear layer's weights on the device. */
+export interface Linear {
+  inputs: number;
+  outputs: number;
+  variant: MatmulVariant;
+  /** `f16` as pairs in u32 words for the CPU kernels, as f16 for the others. */
+  stored: 'f32' | 'f16';
+  weight: Tensor;
+  bias: Tensor | undefined;
+}
+
+/**
+ * The kernels that can serve this shape on this device, the preferred one first. The choice does not depend on the
+ * number of rows, so that a row's value does not depend on the batch that it is in.
+ */
+export function matmulVariants(device: Device, inputs: number, outputs: number): MatmulVariant[] {
+  const { lanes, isCpu } = device;
+  const packed = lanes > 0 && lanes <= 32 && device.hasSubgroups && inputs % 4 === 0 && outputs % 4 === 0;
+  const cpu: MatmulVariant[] = !packed ? [] : lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
+  const usable: MatmulVariant[] = isCpu ? [...cpu, 'reference', 'tiled'] : ['tiled', 'reference', ...cpu];
+  const wanted = usable.find((name) => name === device.variants.matmul);
+  return wanted ? [wanted, ...usable.filter((name) => name !== wanted)] : usable;
+}
+
+/**
+ * Packs [out, in] weights for `matmul/cpu.wgsl`: [ceil(out / 4 lanes)][in / 4][lane] blocks of 4 inputs x 4 outputs,
+ * zero padded, so that a lane reads one block a load.
+ */
+export function packForCpu(weight: Float32Array, outputs: number, inputs: number, lanes: number): Float32Array {
+  const groups = Math.ceil(outputs / (4 * lanes));
+  const quads = Math.ceil(inputs / 4);
+  const packed = new Float32Array(groups * quads * lanes * 16);
+  for (let out = 0; out < outputs; out++) {
+    const group = Math.floor(out / (4 * lanes));
+    const lane = Math.floor((out % (4 * lanes)) / 4);
+    const at = group * quads * lanes * 16 + lane * 16 + (out % 4);
+    const row = out * inputs;
+    for (let i = 0; i < inputs; i++) packed[at + (i >> 2) * lanes * 16 + (i & 3) * 4] = weight[row + i];
+  }
+  return packed;
+}
+
+/** Puts a linear layer on the device. `weight` is [outputs, inputs] as PyTorch stores it. */
+export function createLinear(
+  device: Device,
+  label: string,
+  [outputs, inputs]: readonly [number, number],
+  weight: Float32Array,
+  bias?: Float32Array,
+  options: { stored?: 'f32' | 'f16'; variant?: MatmulVariant } = {},
+): Linear {
+  const variant = options.variant ?? matmulVariants(device, inputs, outputs)[0];
+  let stored = options.stored ?? 'f32';
+  if (!isPacked(variant) && !device.hasF16) stored = 'f32';
+  let tensor: Tensor;
+  if (isPacked(variant)) {
+    const packed = packForCpu(weight, outputs, inputs, device.lanes);
+    if (stored === 'f32') {
+      tensor = device.tensor([packed.length], 'f32', label, packed);
+    } else {
+      const half = float32ToHalf(packed);
+      tensor = device.tensor([half.length / 2], 'u32', label, new Uint32Array(half.buffer));
+    }
+  } else {
+    tensor = device.tensor([outputs, inputs], stored, label, weight);
+  }
+  const biasTensor = bias && device.tensor([outputs], 'f32', `${label} bias`, bias);
+  return { inputs, outputs, variant, stored, weight: tensor, bias: biasTensor };
+}
+
+/** Bytes that `createLinear` takes for the weights and the bias. */
+export function linearBytes(device: Device, outputs: number, inputs: number, stored: 'f32' | 'f16'): number {
+  const variant = matmulVariants(device, inputs, outputs)[0];
+  const bytes = stored === 'f16' && (isPacked(variant) || device.hasF16) ? 2 : 4;
+  const rows = isPacked(variant) ? Math.ceil(outputs / (4 * device.lanes)) * 4 * device.lanes : outputs;
+  return rows * inputs * bytes + outputs * 4;
+}
+
+export function destroyLinear({ weight, bias }: Linear): void {
+  weight.destroy();
+  bias?.destroy();
+}
+
+export interface LinearOptions {
+  activation?: Activation;
+  /** Multiplies the result: columns `offset`.. of a [rows, stride] tensor. */
+  gate?: { tensor: Tensor; offset: number; stride: number };
+  residual?: Tensor;
+  /** Written instead of a new tensor; with `accumulate` added to. */
+  out?: Tensor;
+  accumulate?: boolean;
+  /** Rows of x that count, when x is longer. */
+  rows?: number;
+}
+
+/** y[rows, outputs] = [out +] [residual +] gate * activation(x[rows, inputs] . w^T + bias). */
+export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOptions = {}): Tensor {
+  const { activation = 'none', gate, residual, accumulate = false } = options;
+  const { inputs, outputs, variant, stored, weight, bias } = layer;
+  const rows = options.rows ?? x.size / inputs;
+  if (!Number.isInteger(rows) || rows * inputs > x.size) {
+    throw new EmigmError(
+      'shape',
+      `matmul: x is ${describeTensor(x)} (${x.label}), ${weight.label} takes ${inputs} inputs`,
+    );
+  }
+  const y = options.out ?? r.temp([rows, outputs], 'f32', `${weight.label} out`);
+  if (y.size < rows * outputs) {
+    throw new EmigmError('shape', `matmul: y is ${describeTensor(y)}, ${weight.label} makes [${rows}, ${outputs}]`);
+  }
+  const { kernel, grid } = matmulKernel(r.device, variant, stored, rows, outputs);
+  r.call({
+    op: 'matmul',
+    kernel: {
+      ...kernel,
+      overrides: {
+        HAS_BIAS: bias !== undefined,
+        ACTIVATION: ACTIVATIONS[activation],
+        HAS_GATE: gate !== undefined,
+        HAS_RESIDUAL: residual !== undefined,
+        ACCUMULATE: accumulate,
+      },
+    },
+    operands: { x, w: weight, bias, gate: gate?.tensor, residual, y },
+    params: { m: rows, k: inputs, n: outputs, gate_stride: gate?.stride ?? 0, gate_offset: gate?.offset ?? 0 },
+    grid,
+    flops: 2 * rows * inputs * outputs,
+  });
+  return y;
+}
+
+function matmulKernel(device: Device, variant: MatmulVariant, stored: 'f32' | 'f16', rows: number, outputs: number) {
+  if (isPacked(variant)) {
+    const { lanes } = device;
+    const [heights, fixed] = variant === 'cpu' ? [[lanes, 2 * lanes], 16] : [[4, 8, 12, 16], 2];
+    const tall = bestRows(heights, fixed, rows);
+    const consts: Record<string, number> = variant === 'cpu' ? { LANES: lanes, ROWS: tall } : { ROWS: tall };
+    return {
+      kernel: { file: `matmul/${variant}${stored === 'f16' ? '_f16' : ''}`, consts },
+      grid: [Math.ceil(outputs / (4 * lanes)), Math.ceil(rows / tall)],
+    };
+  }
+  const consts: Record<string, string> = stored === 'f16' ? { Weight: 'f16' } : {};
+  if (variant === 'tiled') {
+    return { kernel: { file: 'matmul/tiled', consts }, grid: [Math.ceil(outputs / 64), Math.ceil(rows / 64)] };
+  }
+  return { kernel: { file: 'matmul/reference', consts }, grid: [Math.ceil(outputs / 16), Math.ceil(rows / 4)] };
+}
+
+/** Rows a workgroup: the height with the least cost, where a workgroup costs its rows and a fixed part. */
+function bestRows(heights: readonly number[], fixed: number, rows: number): number {
+  const cost = (height: number) => Math.ceil(rows / height) * (height + fixed);
+  return heights.reduce((best, height) => (cost(height) <= cost(best) ? height : best));
+}
+
+function erf(x: number): number {
+  // Taylor series, then the continued fraction of erfc: float64 accuracy for the oracle.
+  const a = Math.abs(x);
+  if (a < 2.5) {
+    let term = a;
+    let sum = a;
+    for (let n = 1; n < 80; n++) sum += (term *= (-a * a) / n) / (2 * n + 1);
+    return Math.sign(x) * sum * (2 / Math.sqrt(Math.PI));
+  }
+  let f = 0;
+  for (let n = 60; n > 0; n--) f = n / 2 / (a + f);
+  return Math.sign(x) * (1 - Math.exp(-a * a) / (a + f) / Math.sqrt(Math.PI));
+}
+
+/** Activations in float64, for oracles. */
+export const activate: Record<Activation, (x: number) => number> = {
+  none: (x) => x,
+  gelu: (x) => 0.5 * x * (1 + erf(x / Math.SQRT2)),
+  silu: (x) => x / (1 + Math.exp(-x)),
+};
+
+interface MatmulProblem {
+  m: number;
+  k: number;
+  n: number;
+  activation?: Activation;
+  bias?: boolean;
+  gate?: boolean;
+  residual?: boolean;
+  accumulate?: boolean;
+  stored?: 'f32' | 'f16';
+}
+const sizes = (p: Problem) => p as unknown as MatmulProblem;
+
+/** Inputs and outputs of the models' layers. */
+const MODEL_SHAPES = '448x1344 448x1792 1792x448 768x2304 768x768 768x3072 3072x768 1024x4096 1280x5120 5120x1280'
+  .split(' ')
+  .map((shape) => shape.split('x').map(Number));
+
+export const matmulOp: Op = {
+  name: 'matmul',
+  variants: (device, p) => matmulVariants(device, sizes(p).k, sizes(p).n),
+  problems: {
+    test: [
+      { m: 1, k: 4, n: 4 },
+      { m: 3, k: 5, n: 7, bias: true },
+      { m: 17, k: 36, n: 20, bias: true, activation: 'gelu' },
+      { m: 33, k: 132, n: 68, bias: true, activation: 'silu', residual: true },
+      { m: 65, k: 16, n: 100, bias: true, gate: true, accumulate: true },
+      { m: 70, k: 64, n: 40, gate: true, residual: true, stored: 'f16' },
+    ],
+    bench: [64, 320, 1024].flatMap((m) => MODEL_SHAPES.map(([k, n]) => ({ m, k, n, bias: true }))),
+  },
+  inputs(problem) {
+    const p = sizes(problem);
+    return {
+      x: { shape: [p.m, p.k] },
+      w: {
+        shape: [p.n, p.k],
+        fill: { scale: 1 / Math.sqrt(p.k) },
+        upload: (device, data, variant) =>
+          createLinear(device, 'w', [p.n, p.k], data, undefined, {
+            stored: p.stored,
+            variant: variant as MatmulVariant,
+          }).weight,
+      },
+      ...(p.bias && { bias: { shape: [p.n] } }),
+      ...(p.gate && { gate: { shape: [p.m, 2 * p.n + 4] } }),
+      ...(p.residual && { residual: { shape: [p.m, p.n] } }),
+      ...(p.accumulate && { y: { shape: [p.m, p.n], inPlace: true } }),
+    };
+  },
+  outputs: (p) => ({ y: [sizes(p).m, sizes(p).n] }),
+  record(r, tensors, problem, variant) {
+    const p = sizes(problem);
+    const layer: Linear = {
+      inputs: p.k,
+      outputs: p.n,
+      variant: variant as MatmulVariant,
+      stored: tensors.w.dtype === 'f32' ? 'f32' : 'f16',
+      weight: tensors.w,
+      bias: tensors.bias,
+    };
+    linear(r, tensors.x, layer, {
+      activation: p.activation,
+      gate: p.gate ? { tensor: tensors.gate, offset: p.n, stride: 2 * p.n + 4 } : undefined,
+      residual: tensors.residual,
+      accumulate: p.accumulate,
+      out: tensors.y,
+    });
+  },
+  oracle({ x, w, bias, gate, residual, y: before }, problem) {
+    const p = sizes(problem);
+    const y = new Float64Array(p.m * p.n);
+    for (let i = 0; i < p.m; i++) {
+      for (let j = 0; j < p.n; j++) {
+        let sum = bias ? bias[j] : 0;
+        for (let c = 0; c < p.k; c++) sum += x[i * p.k + c] * w[j * p.k + c];
+        let value = activate[p.activation ?? 'none'](sum);
+        if (gate) value *= gate[i * (2 * p.n + 4) + p.n + j];
+        if (residual) value += residual[i * p.n + j];
+        if (before) value += before[i * p.n + j];
+        y[i * p.n + j] = value;
+      }
+    }
+    return { y };
+  },
+  flops: (p) => 2 * sizes(p).m * sizes(p).k * sizes(p).n,
+};

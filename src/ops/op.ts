@@ -1,0 +1,43 @@
+/** What tests and benchmarks know of an op, so that a new op gets its checks and its roofline row without new code. */
+import type { Device } from '../gpu/device.ts';
+import type { Recorder } from '../gpu/recorder.ts';
+import type { DType, Tensor } from '../gpu/tensor.ts';
+
+/** Sizes and switches of one problem. */
+export type Problem = Readonly<Record<string, number | boolean | string>>;
+
+export interface Input {
+  shape: readonly number[];
+  dtype?: DType;
+  /** Values for tests: standard normal numbers unless given; `index` draws distinct integers below `bound`. */
+  fill?: { index: number } | { values: (size: number) => ArrayLike<number> } | { scale: number };
+  /** Puts the numbers on the device in the layout that the variant wants (packed weights). */
+  upload?: (device: Device, data: Float32Array, variant: string) => Tensor;
+  /** The op updates it in place: it is an output too. */
+  inPlace?: boolean;
+}
+
+export type Arrays = Record<string, Float64Array>;
+
+export interface Op {
+  name: string;
+  /** Implementations that this device and this problem allow, the preferred one first. */
+  variants(device: Device, problem: Problem): string[];
+  /** Small and odd problems for tests, and the models' own for benchmarks. */
+  problems: { test: readonly Problem[]; bench: readonly Problem[] };
+  inputs(problem: Problem): Record<string, Input>;
+  outputs(problem: Problem): Record<string, readonly number[]>;
+  /** Records the op on tensors that are named as `inputs` and `outputs` name them. */
+  record(recorder: Recorder, tensors: Readonly<Record<string, Tensor>>, problem: Problem, variant: string): void;
+  /** The same in float64, plainly. */
+  oracle(inputs: Arrays, problem: Problem): Arrays;
+  flops(problem: Problem): number;
+  /** Largest error allowed, over the largest value of the output. */
+  tolerance?: number;
+}
+
+/** Workgroups of 64 for `size` invocations, folded over y as the element-wise kernels unfold them. */
+export function grid1d(size: number): [number, number] {
+  const groups = Math.ceil(size / 64);
+  return groups <= 32768 ? [groups, 1] : [32768, Math.ceil(groups / 32768)];
+}
