@@ -135,7 +135,7 @@ export class Device {
     if (offset + data.length > tensor.size) {
       throw new EmigmError('shape', `${tensor.label} holds ${tensor.size} numbers, not ${offset + data.length}`);
     }
-    this.writeBytes(tensor, toStored(data, tensor.dtype), offset * BYTES[tensor.dtype]);
+    this.writeBytes(tensor, toStored(data, tensor.dtype), tensor.byteOffset + offset * BYTES[tensor.dtype]);
   }
 
   private writeBytes(tensor: Tensor, data: Uint8Array<ArrayBuffer>, byteOffset: number): void {
@@ -163,7 +163,7 @@ export class Device {
   }
 
   private async readWords(tensor: Tensor, offset: number, count: number): Promise<ArrayBuffer> {
-    const start = offset * BYTES[tensor.dtype];
+    const start = tensor.byteOffset + offset * BYTES[tensor.dtype];
     const bytes = Math.max(4, Math.ceil((count * BYTES[tensor.dtype]) / 4) * 4);
     const staging = this.handle.createBuffer({ size: bytes, usage: usage.mapRead | usage.copyDst });
     try {

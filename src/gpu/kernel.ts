@@ -183,13 +183,13 @@ export class Kernel {
     }
   }
 
-  /** The bind group for these buffers, made once. `key` names the buffers. */
-  bindGroup(device: GPUDevice, key: string, buffers: readonly GPUBuffer[]): GPUBindGroup {
+  /** The bind group for these buffers, made once. `key` names the buffers and where in them. */
+  bindGroup(device: GPUDevice, key: string, resources: readonly GPUBufferBinding[]): GPUBindGroup {
     let group = this.groups.get(key);
     if (!group) {
       group = device.createBindGroup({
         layout: this.layout,
-        entries: this.operands.map(({ binding }, i) => ({ binding, resource: { buffer: buffers[i] } })),
+        entries: this.operands.map(({ binding }, i) => ({ binding, resource: resources[i] })),
       });
       this.groups.set(key, group);
     }

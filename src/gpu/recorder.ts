@@ -167,9 +167,15 @@ export class Session {
 
   private bind(dispatch: Dispatch): void {
     let absent = 0;
-    const buffers = dispatch.tensors.map((tensor) => (tensor ?? this.device.dummy(absent++)).buffer!);
-    const key = buffers.map(bufferId).join(' ');
-    dispatch.group = dispatch.kernel.bindGroup(this.device.handle, key, buffers);
+    const bound = dispatch.tensors.map((tensor) => tensor ?? this.device.dummy(absent++));
+    const key = bound.map(({ buffer, isView, byteOffset, bytes }) => {
+      return isView ? `${bufferId(buffer!)}:${byteOffset}+${bytes}` : `${bufferId(buffer!)}`;
+    });
+    // Whole buffers where it may be: programs that differ in sizes alone then share their bind groups.
+    const resources = bound.map(({ buffer, isView, byteOffset, bytes }) => {
+      return isView ? { buffer: buffer!, offset: byteOffset, size: bytes } : { buffer: buffer! };
+    });
+    dispatch.group = dispatch.kernel.bindGroup(this.device.handle, key.join(' '), resources);
   }
 
   /** Submits one replay of the programs, in order, in one compute pass. Does not wait. */
@@ -269,7 +275,7 @@ export class Session {
   dispose(): void {
     const mine = new Set(this.slots.map((slot) => String(bufferId(slot))));
     for (const kernel of this.device.kernels) {
-      kernel.dropBindGroups((key) => !key.split(' ').some((id) => mine.has(id)));
+      kernel.dropBindGroups((key) => !key.split(' ').some((id) => mine.has(id.split(':')[0])));
     }
     for (const slot of this.slots) slot.destroy();
     this.slots = [];
