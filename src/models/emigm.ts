@@ -115,7 +115,8 @@ export class Emigm {
       const { encoderWidth, encoderHeads, decoderWidth, decoderHeads } = config;
       const table = await source.read('class_emb.weight');
       const fake = await source.read('fake_latent');
-      const classInputs = device.tensor([config.classes + 1, encoderWidth], 'f32', 'class inputs', [...table, ...fake]);
+      const classInputs = device.tensor([config.classes + 1, encoderWidth], 'f32', 'class inputs', table);
+      device.write(classInputs, fake, table.length);
       loader.adopt(classInputs);
       const blocks = async (name: string, depth: number, width: number, heads: number): Promise<Block[]> => {
         const list: Block[] = [];

@@ -171,6 +171,21 @@ describeGolden('full_*', (golden) => {
   }, 600_000);
 });
 
+/** These files name the trunk's fields once for encoder and decoder. */
 function fullConfig(golden: Golden): ModelConfig {
-  return configFromArgs(golden.meta('config') as Record<string, unknown>);
+  const meta = golden.meta('config') as Record<string, number | boolean>;
+  const { width, heads, encoder_depth, decoder_depth, token_dim, seq, img_size, vae_stride, buffer } = meta;
+  const patch = Number(img_size) / Number(vae_stride) / Math.sqrt(Number(seq));
+  return configFromArgs({
+    ...meta,
+    patch_size: patch,
+    vae_embed_dim: Number(token_dim) / patch ** 2,
+    buffer_size: buffer,
+    encoder_embed_dim: width,
+    decoder_embed_dim: width,
+    encoder_num_heads: heads,
+    decoder_num_heads: heads,
+    encoder_depth,
+    decoder_depth,
+  });
 }
