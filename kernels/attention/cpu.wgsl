@@ -4,11 +4,11 @@
 // stride and every offset must be multiples of 4 (elements); any other size goes to reference.wgsl.
 //
 // CPU drivers run the lanes of a subgroup as one SIMD register, so the subgroup is the workgroup: no barriers,
-// no workgroup memory. Loads cost most. For the scores a lane owns 4 keys and loads of each 4 elements; a row of
-// q is loaded by one lane and spread by subgroupShuffle. For the output a lane owns the vec4 columns lane,
+// no workgroup memory. Loads cost most. For the scores a lane owns 4 keys in a row and loads of each 4 elements; a
+// row of q is loaded by one lane and spread by subgroupShuffle. For the output a lane owns the vec4 columns lane,
 // lane + LANES, ... of v, and the probabilities are spread from the lanes that own their keys. So what is loaded
 // of K and V serves ROWS queries. Softmax about the running maximum (Milakov & Gimelshein 2018; Dao et al. 2022).
-// ROWS does not change the order of a sum: 8, 16 and 32 agree to the bit; use the least multiple of LANES that is
+// ROWS does not change the order of a sum: 8, 16 and 32 agree to the bit. Choose the least multiple of LANES that is
 // not below q_len, up to 16.
 // Grid: (ceil(q_len / ROWS), heads, batch).
 requires immediate_address_space;
@@ -54,7 +54,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let v_at = kv_at + params.v_offset / 4;
   let last = params.kv_len - 1;
 
-  // Rows past the end read the last one and are not written.
+  // Rows past the end read the last one and are not written. Loops with a bound that is no constant are not
+  // unrolled by the driver: half the compile time.
+  let rows = min(ROWS, params.q_len - first);
   var q_row: array<u32, ROWS / LANES>;
   for (var g = 0u; g < ROWS / LANES; g++) {
     let row = b * params.q_len + min(first + g * LANES + lane, params.q_len - 1);
@@ -66,10 +68,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var r = 0u; r < ROWS; r++) { top[r] = LOWEST; }
 
   for (var tile = 0u; tile < params.kv_len; tile += 4 * LANES) {
-    // Scores: s[r][n] of query r and key tile + n * LANES + lane.
+    // Scores: s[r][n] of query r and key tile + 4 * lane + n.
     var s = array<vec4f, ROWS>();
-    var k_row: array<u32, 4>;
-    for (var n = 0u; n < 4; n++) { k_row[n] = k_at + min(tile + n * LANES + lane, last) * kv_stride; }
+    let key = tile + 4 * lane + vec4u(0, 1, 2, 3);
+    let k_row = k_at + min(key, vec4u(last)) * kv_stride;
     for (var c = 0u; c < QUADS; c++) {
       // keys[e]: element 4 c + e of the 4 keys
       let keys = transpose(mat4x4f(
@@ -84,9 +86,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
 
     // Probabilities about the new maximum; what was summed so far shrinks by exp(old - new).
-    let key = vec4u(0, 1, 2, 3) * LANES + tile + lane;
     let present = key < vec4u(params.kv_len);
-    for (var r = 0u; r < ROWS; r++) {
+    for (var r = 0u; r < rows; r++) {
       let x = select(vec4f(LOWEST), s[r] * params.scale, present);
       let new_top = max(top[r], subgroupMax(max(max(x[0], x[1]), max(x[2], x[3]))));
       let shrink = exp(top[r] - new_top);
@@ -97,20 +98,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       for (var t = 0u; t < SPANS; t++) { acc[t][r] *= shrink; }
     }
 
-    for (var n = 0u; n < 4; n++) {
-      for (var l = 0u; l < LANES; l++) {
-        let row = v_at + min(tile + n * LANES + l, last) * kv_stride;
-        for (var t = 0u; t < SPANS; t++) {
-          let value = vec4f(v[row + min(t * LANES + lane, QUADS - 1)]);
-          for (var r = 0u; r < ROWS; r++) { acc[t][r] = fma(vec4f(subgroupShuffle(s[r][n], l)), value, acc[t][r]); }
-        }
+    // acc += p v, the 4 keys of a lane at a time; lanes past the last key have none.
+    let lanes = min(LANES, (params.kv_len - tile + 3) / 4);
+    for (var l = 0u; l < lanes; l++) {
+      let row = v_at + min(tile + 4 * l + vec4u(0, 1, 2, 3), vec4u(last)) * kv_stride;
+      for (var t = 0u; t < SPANS; t++) {
+        let at = row + min(t * LANES + lane, QUADS - 1);
+        let values = mat4x4f(vec4f(v[at[0]]), vec4f(v[at[1]]), vec4f(v[at[2]]), vec4f(v[at[3]]));
+        for (var r = 0u; r < ROWS; r++) { acc[t][r] = add_product(acc[t][r], values, subgroupShuffle(s[r], l)); }
       }
     }
   }
 
-  for (var r = 0u; r < ROWS; r++) {
+  for (var r = 0u; r < rows; r++) {
     let i = first + r;
-    if (i >= params.q_len) { break; }
     let total = subgroupAdd(sum[r]);
     let at = ((b * params.q_len + i) * params.heads + head) * QUADS;
     for (var t = 0u; t < SPANS; t++) {
