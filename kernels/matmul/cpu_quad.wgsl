@@ -1,12 +1,12 @@
 // matmul (CPU drivers, four lanes): y = epilogue(x . w^T) with w packed so that a lane reads one 4 x 4 block a load.
 //
-//   x        [m, k]            Elem     row-major; k a multiple of 4
+//   x        [m, k]            In       row-major; k a multiple of 4
 //   w        [ceil(n / 16)][k / 4][4] mat4x4f, zero padded (see pack.wgsl):
 //            in block (c, i, lane), column q, row j is weight[out = (c * 4 + lane) * 4 + j][in = 4 * i + q]
 //   bias     [n]               f32      read when HAS_BIAS
-//   gate     [m, gate_stride]  Elem     columns gate_offset .. + n, read when HAS_GATE; both multiples of 4
-//   residual [m, n]            Elem     read when HAS_RESIDUAL; may not be the buffer of y
-//   y        [m, n]            Elem     n a multiple of 4; written, added to when ACCUMULATE
+//   gate     [m, gate_stride]  f32      columns gate_offset .. + n, read when HAS_GATE; both multiples of 4
+//   residual [m, n]            f32      read when HAS_RESIDUAL; may not be the buffer of y
+//   y        [m, n]            Out      n a multiple of 4; written, added to when ACCUMULATE
 //
 // Epilogue, in this order: + bias; activation (0 none, 1 GELU by erf, 2 SiLU); * gate; + residual; + y.
 //
@@ -20,7 +20,8 @@
 requires immediate_address_space;
 enable subgroups;
 
-alias Elem4 = vec4<f32>;  // vec4<f16>: storage of x, gate, residual, y
+alias In4 = vec4<f32>;    // vec4<f16>: storage of x
+alias Out4 = vec4<f32>;   // vec4<f16>: storage of y
 const LANES: u32 = 4;     // the adapter's subgroup size
 const ROWS: u32 = 16;     // 4, 8, 12 or 16
 
@@ -32,12 +33,12 @@ override ACCUMULATE: bool = false;
 
 struct Params { m: u32, k: u32, n: u32, gate_stride: u32, gate_offset: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<Elem4>;
+@group(0) @binding(0) var<storage, read> x: array<In4>;
 @group(0) @binding(1) var<storage, read> w: array<mat4x4f>;
 @group(0) @binding(2) var<storage, read> bias: array<vec4f>;
-@group(0) @binding(3) var<storage, read> gate: array<Elem4>;
-@group(0) @binding(4) var<storage, read> residual: array<Elem4>;
-@group(0) @binding(5) var<storage, read_write> y: array<Elem4>;
+@group(0) @binding(3) var<storage, read> gate: array<vec4f>;
+@group(0) @binding(4) var<storage, read> residual: array<vec4f>;
+@group(0) @binding(5) var<storage, read_write> y: array<Out4>;
 var<immediate> params: Params;
 
 // Error function, within 1 ulp before rounding of exp: a polynomial near zero, 1 - exp(polynomial) beyond.
@@ -63,10 +64,10 @@ fn finish(sum: vec4f, row: u32, quad: u32) {
   var value = sum;
   if (HAS_BIAS) { value += bias[quad]; }
   value = activate(value);
-  if (HAS_GATE) { value *= vec4f(gate[(row * params.gate_stride + params.gate_offset) / 4 + quad]); }
-  if (HAS_RESIDUAL) { value += vec4f(residual[at]); }
+  if (HAS_GATE) { value *= gate[(row * params.gate_stride + params.gate_offset) / 4 + quad]; }
+  if (HAS_RESIDUAL) { value += residual[at]; }
   if (ACCUMULATE) { value += vec4f(y[at]); }
-  y[at] = Elem4(value);
+  y[at] = Out4(value);
 }
 
 // Columns: the value in this lane, in the lane beside it, below it, across.

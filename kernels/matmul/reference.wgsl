@@ -1,11 +1,11 @@
 // matmul (reference): y = epilogue(x . w^T), the linear layer, one invocation an output.
 //
-//   x        [m, k]            Elem     row-major
+//   x        [m, k]            In       row-major
 //   w        [n, k]            Weight   PyTorch's layout [out, in]; [k, n] when W_IS_KN
 //   bias     [n]               f32      read when HAS_BIAS
-//   gate     [m, gate_stride]  Elem     columns gate_offset .. gate_offset + n, read when HAS_GATE
-//   residual [m, n]            Elem     read when HAS_RESIDUAL; may not be the buffer of y
-//   y        [m, n]            Elem     written; added to when ACCUMULATE
+//   gate     [m, gate_stride]  f32      columns gate_offset .. gate_offset + n, read when HAS_GATE
+//   residual [m, n]            f32      read when HAS_RESIDUAL; may not be the buffer of y
+//   y        [m, n]            Out      written; added to when ACCUMULATE
 //
 // Epilogue, in this order: + bias; activation (0 none, 1 GELU by erf, 2 SiLU); * gate; + residual; + y.
 // With W_IS_KN it is also the gradient with regard to the input: dx[m, k] = dy[m, n] . w[n, k].
@@ -14,7 +14,8 @@
 // Grid: ceil(n / 16) x ceil(m / 4) workgroups of 16 x 4 invocations. No workgroup memory.
 requires immediate_address_space;
 
-alias Elem = f32;    // f16: storage of x, gate, residual, y
+alias In = f32;      // f16: storage of x
+alias Out = f32;     // f16: storage of y
 alias Weight = f32;  // f16: storage of w
 
 override HAS_BIAS: bool = false;
@@ -26,12 +27,12 @@ override W_IS_KN: bool = false;
 
 struct Params { m: u32, k: u32, n: u32, gate_stride: u32, gate_offset: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<Elem>;
+@group(0) @binding(0) var<storage, read> x: array<In>;
 @group(0) @binding(1) var<storage, read> w: array<Weight>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read> gate: array<Elem>;
-@group(0) @binding(4) var<storage, read> residual: array<Elem>;
-@group(0) @binding(5) var<storage, read_write> y: array<Elem>;
+@group(0) @binding(3) var<storage, read> gate: array<f32>;
+@group(0) @binding(4) var<storage, read> residual: array<f32>;
+@group(0) @binding(5) var<storage, read_write> y: array<Out>;
 var<immediate> params: Params;
 
 // Error function, within 1 ulp before rounding of exp: a polynomial near zero, 1 - exp(polynomial) beyond.
@@ -71,8 +72,8 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let at = row * params.n + column;
   if (HAS_BIAS) { sum += bias[column]; }
   sum = activate(sum);
-  if (HAS_GATE) { sum *= f32(gate[row * params.gate_stride + params.gate_offset + column]); }
-  if (HAS_RESIDUAL) { sum += f32(residual[at]); }
+  if (HAS_GATE) { sum *= gate[row * params.gate_stride + params.gate_offset + column]; }
+  if (HAS_RESIDUAL) { sum += residual[at]; }
   if (ACCUMULATE) { sum += f32(y[at]); }
-  y[at] = Elem(sum);
+  y[at] = Out(sum);
 }

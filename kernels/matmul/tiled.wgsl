@@ -1,11 +1,11 @@
 // matmul (GPUs): y = epilogue(x . w^T), tiles in workgroup memory, a block of outputs in each invocation's registers.
 //
-//   x        [m, k]            Elem     row-major
+//   x        [m, k]            In       row-major
 //   w        [n, k]            Weight   PyTorch's layout [out, in]; [k, n] when W_IS_KN
 //   bias     [n]               f32      read when HAS_BIAS
-//   gate     [m, gate_stride]  Elem     columns gate_offset .. gate_offset + n, read when HAS_GATE
-//   residual [m, n]            Elem     read when HAS_RESIDUAL; may not be the buffer of y
-//   y        [m, n]            Elem     written; added to when ACCUMULATE
+//   gate     [m, gate_stride]  f32      columns gate_offset .. gate_offset + n, read when HAS_GATE
+//   residual [m, n]            f32      read when HAS_RESIDUAL; may not be the buffer of y
+//   y        [m, n]            Out      written; added to when ACCUMULATE
 //
 // Epilogue, in this order: + bias; activation (0 none, 1 GELU by erf, 2 SiLU); * gate; + residual; + y.
 // With W_IS_KN it is also the gradient with regard to the input: dx[m, k] = dy[m, n] . w[n, k].
@@ -18,7 +18,8 @@
 // Workgroup memory: 16 TILE_K (TILE_M / 4 + TILE_N / 4 + 2) bytes: 8704 as it stands.
 requires immediate_address_space;
 
-alias Elem = f32;    // f16: storage of x, gate, residual, y
+alias In = f32;      // f16: storage of x
+alias Out = f32;     // f16: storage of y
 alias Weight = f32;  // f16: storage of w
 const ROW_QUADS: u32 = 1;
 const COLUMN_QUADS: u32 = 1;
@@ -36,12 +37,12 @@ override W_IS_KN: bool = false;
 
 struct Params { m: u32, k: u32, n: u32, gate_stride: u32, gate_offset: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<Elem>;
+@group(0) @binding(0) var<storage, read> x: array<In>;
 @group(0) @binding(1) var<storage, read> w: array<Weight>;
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
-@group(0) @binding(3) var<storage, read> gate: array<Elem>;
-@group(0) @binding(4) var<storage, read> residual: array<Elem>;
-@group(0) @binding(5) var<storage, read_write> y: array<Elem>;
+@group(0) @binding(3) var<storage, read> gate: array<f32>;
+@group(0) @binding(4) var<storage, read> residual: array<f32>;
+@group(0) @binding(5) var<storage, read_write> y: array<Out>;
 var<immediate> params: Params;
 
 // [k][row / 4]; one vec4 of padding a line keeps the writers of a column in different banks.
@@ -86,10 +87,10 @@ fn finish(sum: f32, row: u32, column: u32) {
   var value = sum;
   if (HAS_BIAS) { value += bias[column]; }
   value = activate(value);
-  if (HAS_GATE) { value *= f32(gate[row * params.gate_stride + params.gate_offset + column]); }
-  if (HAS_RESIDUAL) { value += f32(residual[at]); }
+  if (HAS_GATE) { value *= gate[row * params.gate_stride + params.gate_offset + column]; }
+  if (HAS_RESIDUAL) { value += residual[at]; }
   if (ACCUMULATE) { value += f32(y[at]); }
-  y[at] = Elem(value);
+  y[at] = Out(value);
 }
 
 @compute @workgroup_size(16, 16)

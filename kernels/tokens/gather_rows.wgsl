@@ -1,20 +1,21 @@
 // gather_rows: y[i, :] = x[index[i], :], or y[i, :] += x[index[i], :] with ADD.
 //
-//   x     [*, width]     f32
+//   x     [*, width]     Elem
 //   index [>= offset + count] u32   row numbers, read from offset on
-//   y     [count, width] f32
+//   y     [count, width] Elem
 //
 // Class embeddings, visible tokens, the revealed tokens' rows, position embeddings (ADD).
 // One invocation an element. Grid: ceil(count * width / 64), folded over y beyond 32768.
 requires immediate_address_space;
 
+alias Elem = f32;  // f16: storage of x, y
 override ADD: bool = false;
 
 struct Params { count: u32, width: u32, offset: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Elem>;
 @group(0) @binding(1) var<storage, read> index: array<u32>;
-@group(0) @binding(2) var<storage, read_write> y: array<f32>;
+@group(0) @binding(2) var<storage, read_write> y: array<Elem>;
 var<immediate> params: Params;
 
 @compute @workgroup_size(64)

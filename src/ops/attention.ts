@@ -36,7 +36,10 @@ function variants(device: Device, headDim: number): string[] {
   return [...(flash ? ['flash'] : []), 'reference', ...cpu];
 }
 
-/** out[batch, queries, heads * headDim] = softmax(q k^T / sqrt(headDim)) v for each head. */
+/**
+ * out[batch, queries, heads * headDim] = softmax(q k^T / sqrt(headDim)) v for each head.
+ * q, k, v and out are stored alike, f32 or f16.
+ */
 export function attention(
   r: Recorder,
   q: Slice,
@@ -46,7 +49,7 @@ export function attention(
   options: AttentionOptions = {},
 ): Tensor {
   const { batch, heads, headDim, queries, keys } = shape;
-  const { lse, dtype = 'f32' } = options;
+  const { lse, dtype = q.tensor.dtype } = options;
   if (k.stride !== v.stride) throw new EmigmError('shape', 'attention: k and v have the same row stride');
   const usable = variants(r.device, headDim);
   let variant = options.variant ?? usable.find((name) => name === r.device.variants.attention) ?? usable[0];
@@ -89,6 +92,7 @@ export function attention(
 
 interface AttentionProblem extends AttentionShape {
   fused?: boolean;
+  stored?: DType;
 }
 const sizes = (p: Problem) => p as unknown as AttentionProblem;
 
@@ -117,6 +121,8 @@ export const attentionOp: Op = {
       { batch: 1, heads: 1, headDim: 128, queries: 1, keys: 9 },
       { batch: 1, heads: 2, headDim: 3, queries: 4, keys: 6 },
       { batch: 2, heads: 2, headDim: 64, queries: 1, keys: 1, fused: true },
+      { batch: 2, heads: 2, headDim: 56, queries: 19, keys: 19, fused: true, stored: 'f16' },
+      { batch: 1, heads: 1, headDim: 6, queries: 5, keys: 9, stored: 'f16' },
     ],
     bench: [
       { batch: 1, heads: 4, headDim: 32, queries: 72, keys: 72, fused: true },
@@ -129,10 +135,12 @@ export const attentionOp: Op = {
   inputs(problem): Record<string, Input> {
     const p = sizes(problem);
     const width = p.heads * p.headDim;
-    if (p.fused) return { qkv: { shape: [p.batch, p.queries, 3 * width] } };
-    return { q: { shape: [p.batch, p.queries, width] }, kv: { shape: [p.batch, p.keys, 2 * width] } };
+    const dtype = p.stored;
+    if (p.fused) return { qkv: { shape: [p.batch, p.queries, 3 * width], dtype } };
+    return { q: { shape: [p.batch, p.queries, width], dtype }, kv: { shape: [p.batch, p.keys, 2 * width], dtype } };
   },
   outputs: (p) => ({ out: [sizes(p).batch, sizes(p).queries, sizes(p).heads * sizes(p).headDim] }),
+  outputType: (p) => sizes(p).stored ?? 'f32',
   record(r, t, problem, variant) {
     const [q, k, v] = slices(t, sizes(problem));
     attention(r, q, k, v, sizes(problem), { out: t.out, variant });

@@ -41,6 +41,7 @@ interface ActivationProblem {
   rows: number;
   width: number;
   row?: boolean;
+  stored?: DType;
 }
 const sizes = (p: Problem) => p as unknown as ActivationProblem;
 
@@ -51,6 +52,7 @@ export const activationOp: Op = {
     test: [
       { kind: 'gelu', rows: 3, width: 77 },
       { kind: 'silu', rows: 5, width: 13, row: true },
+      { kind: 'gelu', rows: 4, width: 31, stored: 'f16' },
     ],
     bench: [{ kind: 'silu', rows: 512, width: 1024, row: true }],
   },
@@ -59,6 +61,7 @@ export const activationOp: Op = {
     return { x: { shape: [rows, width], fill: { scale: 3 } }, ...(row && { row: { shape: [2, width] } }) };
   },
   outputs: (p) => ({ y: [sizes(p).rows, sizes(p).width] }),
+  outputType: (p) => sizes(p).stored ?? 'f32',
   record(r, t, problem) {
     const { kind, width, row } = sizes(problem);
     activation(r, kind, t.x, width, { out: t.y, row: row ? { tensor: t.row, index: 1 } : undefined });

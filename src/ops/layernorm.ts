@@ -69,6 +69,8 @@ interface LayerNormProblem {
   width: number;
   affine?: boolean;
   modulate?: boolean;
+  /** Storage of y, and of the modulation. */
+  stored?: DType;
 }
 const sizes = (p: Problem) => p as unknown as LayerNormProblem;
 
@@ -82,6 +84,9 @@ export const layernormOp: Op = {
       { rows: 9, width: 132, modulate: true },
       { rows: 2, width: 516, affine: true, modulate: true },
       { rows: 1, width: 4 },
+      { rows: 6, width: 52, affine: true, stored: 'f16' },
+      { rows: 3, width: 9, modulate: true, stored: 'f16' },
+      { rows: 3, width: 128, affine: true, modulate: true, stored: 'f16' },
     ],
     bench: [448, 768, 1280].map((width) => ({ rows: 320, width, affine: true })),
   },
@@ -90,10 +95,11 @@ export const layernormOp: Op = {
     return {
       x: { shape: [p.rows, p.width] },
       ...(p.affine && { weight: { shape: [p.width] }, bias: { shape: [p.width] } }),
-      ...(p.modulate && { modulation: { shape: [p.rows, 3 * p.width] } }),
+      ...(p.modulate && { modulation: { shape: [p.rows, 3 * p.width], dtype: p.stored } }),
     };
   },
   outputs: (p) => ({ y: [sizes(p).rows, sizes(p).width] }),
+  outputType: (p) => sizes(p).stored ?? 'f32',
   record(r, t, problem, variant) {
     const { width, affine, modulate } = sizes(problem);
     layernorm(r, t.x, width, {

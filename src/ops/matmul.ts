@@ -3,7 +3,7 @@ import { EmigmError } from '../errors.ts';
 import { float32ToHalf } from '../float16.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
-import { describeTensor, type Tensor } from '../gpu/tensor.ts';
+import { type DType, describeTensor, type Tensor } from '../gpu/tensor.ts';
 import type { Op, Problem } from './op.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'cpu' | 'cpu_quad';
@@ -101,12 +101,17 @@ export interface LinearOptions {
   residual?: Tensor;
   /** Written instead of a new tensor; with `accumulate` added to. */
   out?: Tensor;
+  /** How a new tensor stores its numbers; `f16` where the device has it. Sums, gate and residual are f32. */
+  dtype?: DType;
   accumulate?: boolean;
   /** Rows of x that count, when x is longer. */
   rows?: number;
 }
 
-/** y[rows, outputs] = [out +] [residual +] gate * activation(x[rows, inputs] . w^T + bias). */
+/**
+ * y[rows, outputs] = [out +] [residual +] gate * activation(x[rows, inputs] . w^T + bias).
+ * x and y are f32 or f16, each by itself.
+ */
 export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOptions = {}): Tensor {
   const { activation = 'none', gate, residual, accumulate = false } = options;
   const { inputs, outputs, variant, stored, weight, bias } = layer;
@@ -117,7 +122,7 @@ export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOpt
       `matmul: x is ${describeTensor(x)} (${x.label}), ${weight.label} takes ${inputs} inputs`,
     );
   }
-  const y = options.out ?? r.temp([rows, outputs], 'f32', `${weight.label} out`);
+  const y = options.out ?? r.temp([rows, outputs], options.dtype ?? 'f32', `${weight.label} out`);
   if (y.size < rows * outputs) {
     throw new EmigmError('shape', `matmul: y is ${describeTensor(y)}, ${weight.label} makes [${rows}, ${outputs}]`);
   }
@@ -125,7 +130,8 @@ export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOpt
   r.call({
     op: 'matmul',
     kernel: {
-      ...kernel,
+      file: kernel.file,
+      consts: { ...kernel.consts, ...storage(variant, x.dtype, y.dtype) },
       overrides: {
         HAS_BIAS: bias !== undefined,
         ACTIVATION: ACTIVATIONS[activation],
@@ -158,6 +164,12 @@ function matmulKernel(device: Device, variant: MatmulVariant, stored: 'f32' | 'f
     return { kernel: { file: 'matmul/tiled', consts }, grid: [Math.ceil(outputs / 64), Math.ceil(rows / 64)] };
   }
   return { kernel: { file: 'matmul/reference', consts }, grid: [Math.ceil(outputs / 16), Math.ceil(rows / 4)] };
+}
+
+/** Aliases of the kernels for x and y that are stored as f16. */
+function storage(variant: MatmulVariant, x: DType, y: DType): Record<string, string> {
+  const [suffix, half] = isPacked(variant) ? ['4', 'vec4<f16>'] : ['', 'f16'];
+  return { ...(x === 'f16' && { [`In${suffix}`]: half }), ...(y === 'f16' && { [`Out${suffix}`]: half }) };
 }
 
 /** Rows a workgroup: the height with the least cost, where a workgroup costs its rows and a fixed part. */
@@ -197,6 +209,8 @@ interface MatmulProblem {
   residual?: boolean;
   accumulate?: boolean;
   stored?: 'f32' | 'f16';
+  x?: DType;
+  y?: DType;
 }
 const sizes = (p: Problem) => p as unknown as MatmulProblem;
 
@@ -216,15 +230,20 @@ export const matmulOp: Op = {
       { m: 33, k: 132, n: 68, bias: true, activation: 'silu', residual: true },
       { m: 65, k: 16, n: 100, bias: true, gate: true, accumulate: true },
       { m: 70, k: 64, n: 40, gate: true, residual: true, stored: 'f16' },
+      { m: 33, k: 36, n: 20, bias: true, activation: 'gelu', x: 'f16', y: 'f16' },
+      { m: 5, k: 7, n: 9, bias: true, x: 'f16', residual: true },
+      { m: 18, k: 64, n: 100, bias: true, x: 'f16', gate: true, accumulate: true, stored: 'f16' },
+      { m: 9, k: 64, n: 36, y: 'f16', stored: 'f16' },
     ],
     bench: [64, 320, 1024].flatMap((m) => MODEL_SHAPES.map(([k, n]) => ({ m, k, n, bias: true }))),
   },
   inputs(problem) {
     const p = sizes(problem);
     return {
-      x: { shape: [p.m, p.k] },
+      x: { shape: [p.m, p.k], dtype: p.x },
       w: {
         shape: [p.n, p.k],
+        dtype: p.stored,
         fill: { scale: 1 / Math.sqrt(p.k) },
         upload: (device, data, variant) =>
           createLinear(device, 'w', [p.n, p.k], data, undefined, {
@@ -239,6 +258,7 @@ export const matmulOp: Op = {
     };
   },
   outputs: (p) => ({ y: [sizes(p).m, sizes(p).n] }),
+  outputType: (p) => sizes(p).y ?? 'f32',
   record(r, tensors, problem, variant) {
     const p = sizes(problem);
     const layer: Linear = {

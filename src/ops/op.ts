@@ -8,6 +8,7 @@ export type Problem = Readonly<Record<string, number | boolean | string>>;
 
 export interface Input {
   shape: readonly number[];
+  /** Numbers are rounded to this type before the op and the oracle see them. */
   dtype?: DType;
   /** Values for tests: standard normal numbers unless given; `index` draws distinct integers below `bound`. */
   fill?: { index: number } | { values: (size: number) => ArrayLike<number> } | { scale: number };
@@ -27,6 +28,8 @@ export interface Op {
   problems: { test: readonly Problem[]; bench: readonly Problem[] };
   inputs(problem: Problem): Record<string, Input>;
   outputs(problem: Problem): Record<string, readonly number[]>;
+  /** How outputs are stored: f32 unless given. */
+  outputType?(problem: Problem): DType;
   /** Records the op on tensors that are named as `inputs` and `outputs` name them. */
   record(recorder: Recorder, tensors: Readonly<Record<string, Tensor>>, problem: Problem, variant: string): void;
   /** The same in float64, plainly. */

@@ -1,6 +1,6 @@
 /** Moving tokens: gather and scatter of rows, the encoder's and the decoder's input, patches. */
 import type { Recorder } from '../gpu/recorder.ts';
-import type { Tensor } from '../gpu/tensor.ts';
+import type { DType, Tensor } from '../gpu/tensor.ts';
 import { grid1d, type Op, type Problem } from './op.ts';
 
 /** Marks a masked position in a slot list. */
@@ -12,7 +12,7 @@ export interface Index {
   offset: number;
 }
 
-/** y[i] = x[index[i]] for `count` rows; with `addTo` y[i] += x[index[i]] in place. */
+/** y[i] = x[index[i]] for `count` rows, stored as x is; with `addTo` y[i] += x[index[i]] in place. */
 export function gatherRows(
   r: Recorder,
   x: Tensor,
@@ -21,10 +21,14 @@ export function gatherRows(
   width: number,
   options: { addTo?: Tensor; out?: Tensor } = {},
 ): Tensor {
-  const y = options.addTo ?? options.out ?? r.temp([count, width], 'f32', `rows of ${x.label}`);
+  const y = options.addTo ?? options.out ?? r.temp([count, width], x.dtype, `rows of ${x.label}`);
   r.call({
     op: 'gather_rows',
-    kernel: { file: 'tokens/gather_rows', overrides: { ADD: options.addTo !== undefined } },
+    kernel: {
+      file: 'tokens/gather_rows',
+      consts: x.dtype === 'f16' ? { Elem: 'f16' } : {},
+      overrides: { ADD: options.addTo !== undefined },
+    },
     operands: { x, index: index.tensor, y },
     params: { count, width, offset: index.offset },
     grid: grid1d(count * width),
@@ -154,12 +158,19 @@ const sizes = (p: Problem) => p as unknown as Sizes;
 export const gatherOp: Op = {
   name: 'gather_rows',
   variants: () => ['gather_rows'],
-  problems: { test: [{ rows: 9, count: 5, width: 7 }], bench: [{ rows: 320, count: 256, width: 768 }] },
+  problems: {
+    test: [
+      { rows: 9, count: 5, width: 7 },
+      { rows: 6, count: 3, width: 10, stored: 'f16' },
+    ],
+    bench: [{ rows: 320, count: 256, width: 768 }],
+  },
   inputs: (p) => ({
-    x: { shape: [sizes(p).rows, sizes(p).width] },
+    x: { shape: [sizes(p).rows, sizes(p).width], dtype: p.stored as DType },
     index: { shape: [sizes(p).count], dtype: 'u32', fill: { index: sizes(p).rows } },
   }),
   outputs: (p) => ({ y: [sizes(p).count, sizes(p).width] }),
+  outputType: (p) => (p.stored as DType) ?? 'f32',
   record: (r, t, p) => {
     gatherRows(r, t.x, { tensor: t.index, offset: 0 }, sizes(p).count, sizes(p).width, { out: t.y });
   },
