@@ -7,6 +7,7 @@ import { planArena } from './arena.ts';
 import type { Device } from './device.ts';
 import type { Kernel, KernelSpec } from './kernel.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
+import type { PartTimer } from './timer.ts';
 
 /** One call of a kernel, as an op records it. */
 export interface Call {
@@ -131,12 +132,10 @@ export class Session {
     return program;
   }
 
-  /** Bytes of transient memory that the recorded programs need; known before it is taken. */
-  plan(): number {
-    return planArena(
-      [...this.programs, ...this.pending].map(({ dispatches }) => dispatches),
-      this.slotBytes,
-    ).slotBytes.reduce((a, b) => a + b, 0);
+  /** Bytes of each arena buffer that the recorded programs need; known before any is taken. */
+  plan(): number[] {
+    const programs = [...this.programs, ...this.pending].map(({ dispatches }) => dispatches);
+    return planArena(programs, this.slotBytes).slotBytes;
   }
 
   /** Compiles kernels (concurrently), takes the arena and binds buffers, for all programs recorded since the last call. */
@@ -178,22 +177,32 @@ export class Session {
     dispatch.group = dispatch.kernel.bindGroup(this.device.handle, key.join(' '), resources);
   }
 
-  /** Submits one replay of the programs, in order, in one compute pass. Does not wait. */
-  run(...programs: readonly Program[]): void {
+  /**
+   * Submits one replay of the programs, in order, in one compute pass; with `timer` in a pass for each part.
+   * Does not wait.
+   */
+  run(programs: Program | readonly Program[], timer?: PartTimer): void {
     const encoder = this.device.handle.createCommandEncoder();
-    const pass = encoder.beginComputePass();
+    let pass: GPUComputePassEncoder | undefined;
+    let part: string | undefined;
     let pipeline: GPUComputePipeline | undefined;
     let group: GPUBindGroup | undefined;
-    for (const { dispatches } of programs) {
-      for (const dispatch of dispatches) {
+    for (const { dispatches } of Array.isArray(programs) ? programs : [programs]) {
+      for (const dispatch of dispatches as readonly Dispatch[]) {
         const { kernel } = dispatch;
+        if (!pass || (timer && dispatch.part !== part)) {
+          pass?.end();
+          part = dispatch.part;
+          pass = encoder.beginComputePass(timer?.pass(part));
+          pipeline = group = undefined;
+        }
         if (kernel.pipeline !== pipeline) pass.setPipeline((pipeline = kernel.pipeline!));
         if (dispatch.group !== group) pass.setBindGroup(0, (group = dispatch.group!));
         if (dispatch.params.length > 0) setImmediates(pass, dispatch.params);
         pass.dispatchWorkgroups(dispatch.grid[0], dispatch.grid[1], dispatch.grid[2]);
       }
     }
-    pass.end();
+    pass?.end();
     this.device.handle.queue.submit([encoder.finish()]);
   }
 

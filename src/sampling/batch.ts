@@ -1,0 +1,318 @@
+/** One batch of images: its reveal loop recorded as one program a step, replayed without any readback. */
+import { EmigmError } from '../errors.ts';
+import { type Program, type Recorder, Session } from '../gpu/recorder.ts';
+import type { Tensor } from '../gpu/tensor.ts';
+import type { PartTimer } from '../gpu/timer.ts';
+import { gridSize } from '../models/config.ts';
+import type { Emigm, TrunkShape } from '../models/emigm.ts';
+import { headRowLimit, timeEmbedding } from '../nn/head.ts';
+import { normal } from '../ops/diffusion.ts';
+import { gatherRows, scatterRows, unpatchify } from '../ops/tokens.ts';
+import { STREAMS } from '../random.ts';
+import type { HeadSampler, NoiseSource } from './head_sampler.ts';
+import { addTrunk, IndexList, type SequenceRows, type TrunkOffsets, trunkIndices } from './indices.ts';
+
+/** A step of the reveal loop, as the host has decided it. */
+export interface PlannedStep {
+  /** Grid positions to reveal in each image of the batch, ascending; equally many in each. */
+  positions: ArrayLike<number>[];
+  /** Guidance scale; undefined: the unconditional half is not evaluated. */
+  guidance?: number;
+}
+
+export interface BatchInput {
+  /** Row of the model's class inputs for each image. */
+  classRows: number[];
+  /** Index of each image in the run: what its noise depends on. */
+  imageIndices: number[];
+  steps: PlannedStep[];
+}
+
+export interface BatchOptions {
+  seed: number | bigint;
+  head: HeadSampler;
+  /** Multiplies the latents when they are read: 1 / data scale for pixel models. */
+  outputScale?: number;
+  /** Noise from elsewhere (recorded draws). Default: counter-based, by (seed, image, position, step). */
+  noise?: NoiseSource;
+}
+
+interface StepLayout {
+  shape: TrunkShape;
+  trunk: TrunkOffsets;
+  /** Rows through the head at once; `z` lists the chunk's conditional rows, then its unconditional ones; -1: all, as they are. */
+  chunks: { first: number; count: number; z: number }[];
+  /** Row of the token state of each new token; (image, position) of each, for its noise. */
+  outRows: number;
+  firstNoiseRow: number;
+  count: number;
+  guidance?: number;
+}
+
+interface Layout {
+  values: number[];
+  noiseRows: number[];
+  steps: StepLayout[];
+}
+
+/** What the recording depends on; batches of equal structure share one. */
+function structureOf(input: BatchInput): string {
+  const perStep = input.steps.map(({ positions, guidance }) => [positions[0].length, guidance ?? null]);
+  const perClass = [...countBy(input.classRows).values()];
+  return JSON.stringify([input.classRows.length, perStep, perClass.length, Math.max(...perClass)]);
+}
+
+function countBy(values: readonly number[]): Map<number, number> {
+  const counts = new Map<number, number>();
+  for (const value of values) counts.set(value, (counts.get(value) ?? 0) + 1);
+  return counts;
+}
+
+export class BatchSampler {
+  readonly model: Emigm;
+  readonly size: number;
+  readonly stepCount: number;
+  /** Of one batch: sequences through the trunk a step count 1, guided steps 2 (what papers call NFE). */
+  readonly nfe: number;
+  /** Rows through the diffusion head, summed over its evaluations. */
+  readonly headEvaluations: number;
+  private readonly session: Session;
+  private readonly structure: string;
+  private readonly programs: { times: Program; steps: Program[]; finish: Program };
+  private readonly tensors: {
+    tokens: Tensor;
+    index: Tensor;
+    noiseRows: Tensor;
+    netTimes: Tensor;
+    times: Tensor;
+    images: Tensor;
+  };
+
+  constructor(model: Emigm, input: BatchInput, options: BatchOptions) {
+    const { device, config, tokenDim, sequenceLength } = model;
+    this.model = model;
+    this.size = input.classRows.length;
+    this.stepCount = input.steps.length;
+    this.structure = structureOf(input);
+    this.session = new Session(device);
+    const layout = this.layout(input);
+    const { netTimes } = options.head;
+    this.nfe = input.steps.reduce((sum, { guidance }) => sum + (guidance === undefined ? 1 : 2), 0);
+    this.headEvaluations = layout.steps.reduce(
+      (sum, { count, guidance }) => sum + count * netTimes.length * (guidance === undefined ? 1 : 2),
+      0,
+    );
+    const { channels, patchSize: patch } = config;
+    const side = gridSize(config);
+    this.tensors = {
+      tokens: device.tensor([this.size * sequenceLength, tokenDim], 'f32', 'tokens'),
+      index: device.tensor([Math.max(1, layout.values.length)], 'u32', 'indices'),
+      noiseRows: device.tensor([layout.noiseRows.length / 2, 2], 'u32', 'noise rows'),
+      netTimes: device.tensor([netTimes.length], 'f32', 'head times', netTimes),
+      times: device.tensor([netTimes.length, model.head.width], 'f32', 'time embeddings'),
+      images: device.tensor([this.size, channels, side * patch, side * patch], 'f32', 'images'),
+    };
+    const noise: NoiseSource =
+      options.noise ??
+      ((r, out, { step, headStep, first, count, copy }) => {
+        const key = { seed: options.seed, stream: STREAMS.headNoise, step, headStep };
+        const offset = layout.steps[step].firstNoiseRow + first;
+        normal(r, this.tensors.noiseRows, offset, count, tokenDim, key, out, copy);
+      });
+    this.programs = {
+      times: this.session.record('times', (r) => {
+        timeEmbedding(r, model.head, this.tensors.netTimes, this.tensors.times);
+      }),
+      steps: layout.steps.map((step, i) =>
+        this.session.record(`step ${i}`, (r) => this.recordStep(r, step, i, options.head, noise)),
+      ),
+      finish: this.session.record('images', (r) => {
+        const { tokens, images } = this.tensors;
+        unpatchify(r, tokens, { channels, side, patch, scale: options.outputScale ?? 1 }, images);
+      }),
+    };
+  }
+
+  /** Whether another batch can use this recording. */
+  fits(input: BatchInput): boolean {
+    return structureOf(input) === this.structure;
+  }
+
+  /** Dispatches of a whole batch. */
+  get dispatches(): number {
+    const { times, steps, finish } = this.programs;
+    return [times, ...steps, finish].reduce((sum, { dispatches }) => sum + dispatches.length, 0);
+  }
+
+  /** Every program of a batch, for profiles and FLOP counts. */
+  get allPrograms(): readonly Program[] {
+    return [this.programs.times, ...this.programs.steps, this.programs.finish];
+  }
+
+  /** Compiles and takes memory. */
+  prepare(): Promise<void> {
+    return this.session.prepare();
+  }
+
+  /** Bytes of transient memory, and of its largest buffer; known before any is taken. */
+  get arenaBytes(): number {
+    return this.session.plan().reduce((a, b) => a + b, 0);
+  }
+
+  get largestBuffer(): number {
+    return Math.max(0, ...this.session.plan());
+  }
+
+  /** Puts a batch's labels, orders and indices on the device. Its structure must fit. */
+  load(input: BatchInput): void {
+    const { index, noiseRows, tokens } = this.tensors;
+    if (!this.fits(input)) throw new EmigmError('shape', 'this batch has another structure than the one recorded');
+    const { values, noiseRows: rows } = this.layout(input);
+    this.model.device.write(index, values);
+    this.model.device.write(noiseRows, rows);
+    this.model.device.write(tokens, new Float32Array(tokens.size));
+  }
+
+  /** Submits what comes before the first step. */
+  begin(timer?: PartTimer): void {
+    this.session.run(this.programs.times, timer);
+  }
+
+  /** Submits step `i`. */
+  step(i: number, timer?: PartTimer): void {
+    this.session.run(this.programs.steps[i], timer);
+  }
+
+  /** The latents as they are now, [size, channels, side, side], times the output scale. */
+  async images(): Promise<Float32Array<ArrayBuffer>> {
+    this.session.run(this.programs.finish);
+    const images = await this.model.device.read(this.tensors.images);
+    await this.session.checkFinite();
+    return images;
+  }
+
+  dispose(): void {
+    this.session.dispose();
+    for (const tensor of Object.values(this.tensors)) tensor.destroy();
+  }
+
+  private recordStep(r: Recorder, step: StepLayout, i: number, head: HeadSampler, noise: NoiseSource): void {
+    const { model } = this;
+    const { tokens, index, times } = this.tensors;
+    const { shape, guidance } = step;
+    const at = trunkIndices(index, step.trunk);
+    const z = model.decode(r, model.encode(r, tokens, at, shape), at, shape);
+    const width = model.config.decoderWidth;
+    for (const chunk of step.chunks) {
+      const rows = (guidance === undefined ? 1 : 2) * chunk.count;
+      const part = chunk.z < 0 ? z : gatherRows(r, z, { tensor: index, offset: chunk.z }, rows, width);
+      const x = head.record(r, model.head, part, times, noise, {
+        step: i,
+        guidance,
+        first: chunk.first,
+        count: chunk.count,
+      });
+      scatterRows(r, x, { tensor: index, offset: step.outRows + chunk.first }, chunk.count, model.tokenDim, tokens);
+    }
+  }
+
+  /** All index lists of a batch. The same structure gives the same offsets. */
+  private layout({ classRows, imageIndices, steps }: BatchInput): Layout {
+    const { config, sequenceLength: n, unconditional } = this.model;
+    const limit = headRowLimit(this.model.device, this.model.head);
+    const list = new IndexList();
+    const noiseRows: number[] = [];
+    const known = classRows.map(() => new Uint8Array(n));
+    const layouts = steps.map(({ positions, guidance }, step): StepLayout => {
+      const guided = guidance !== undefined;
+      const visible = known.map((mask) => Array.from({ length: n }, (_, p) => p).filter((p) => mask[p] === 1));
+      const conditional = classRows.map((classRow, image): SequenceRows => {
+        return { classRow, image, visible: visible[image], asked: positions[image] };
+      });
+      const { rows, zRows } =
+        step === 0
+          ? sharedFirstStep(conditional, guided ? unconditional : undefined)
+          : {
+              rows: guided
+                ? [...conditional, ...conditional.map((row) => ({ ...row, classRow: unconditional }))]
+                : conditional,
+              zRows: undefined,
+            };
+      const { shape, offsets } = addTrunk(list, config, rows);
+      const count = positions.length * positions[0].length;
+      const layout = {
+        shape,
+        trunk: offsets,
+        chunks: addChunks(list, zRows, count, guided, limit),
+        outRows: list.add(positions.flatMap((asked, image) => Array.from(asked, (p) => image * n + p))),
+        firstNoiseRow: noiseRows.length / 2,
+        count,
+        guidance,
+      };
+      for (const [image, asked] of positions.entries()) {
+        for (const position of Array.from(asked)) {
+          noiseRows.push(imageIndices[image], position);
+          known[image][position] = 1;
+        }
+      }
+      return layout;
+    });
+    return { values: list.values, noiseRows, steps: layouts };
+  }
+}
+
+/**
+ * Large batches go through the head in chunks, which bounds the memory of its modulations.
+ * `zRows`: where z has the conditional rows, then the unconditional; undefined: in just this order.
+ */
+function addChunks(
+  list: IndexList,
+  zRows: readonly number[] | undefined,
+  count: number,
+  guided: boolean,
+  limit: number,
+) {
+  const most = Math.max(1, Math.floor(limit / (guided ? 2 : 1)));
+  if (!zRows && count <= most) return [{ first: 0, count, z: -1 }];
+  const chunks: { first: number; count: number; z: number }[] = [];
+  for (let first = 0; first < count; first += most) {
+    const rows = Math.min(most, count - first);
+    const own = Array.from({ length: rows }, (_, i) => first + i);
+    const wanted = guided ? [...own, ...own.map((row) => count + row)] : own;
+    chunks.push({ first, count: rows, z: list.add(wanted.map((row) => zRows?.[row] ?? row)) });
+  }
+  return chunks;
+}
+
+/**
+ * With everything masked the network sees the class alone, so the first step is evaluated once for each distinct
+ * class, for the asked positions of all its images; classes with fewer images repeat their first image's.
+ */
+function sharedFirstStep(images: readonly SequenceRows[], unconditional: number | undefined) {
+  const groups = new Map<number, number[]>();
+  const add = (classRow: number, image: number) => groups.set(classRow, [...(groups.get(classRow) ?? []), image]);
+  for (const [image, { classRow }] of images.entries()) add(classRow, image);
+  const conditional = [...groups.values()];
+  if (unconditional !== undefined)
+    groups.set(
+      -1,
+      images.map((_, image) => image),
+    );
+  const longest = Math.max(...[...groups.values()].map((members) => members.length));
+  const asked = images[0].asked.length;
+  const rows: SequenceRows[] = [...groups].map(([classRow, members]) => ({
+    classRow: classRow < 0 ? unconditional! : classRow,
+    image: 0,
+    visible: [],
+    asked: Array.from({ length: longest }, (_, i) => Array.from(images[members[i] ?? members[0]].asked)).flat(),
+  }));
+  const place = (group: number, member: number) =>
+    Array.from({ length: asked }, (_, i) => (group * longest + member) * asked + i);
+  const where = new Map<number, number[]>();
+  for (const [group, members] of conditional.entries()) {
+    for (const [member, image] of members.entries()) where.set(image, place(group, member));
+  }
+  const zRows = images.flatMap((_, image) => where.get(image)!);
+  if (unconditional !== undefined) zRows.push(...images.flatMap((_, image) => place(conditional.length, image)));
+  return { rows, zRows };
+}

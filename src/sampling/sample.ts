@@ -1,0 +1,272 @@
+/** Sampling images: the run split into batches, each replayed step by step, with progress, timing and cancellation. */
+import { EmigmError } from '../errors.ts';
+import { mib } from '../gpu/device.ts';
+import { PartTimer } from '../gpu/timer.ts';
+import { stepGuidance } from '../masking/guidance.ts';
+import { revealPlan } from '../masking/reveal.ts';
+import { gridSize } from '../models/config.ts';
+import type { Emigm } from '../models/emigm.ts';
+import { BatchSampler, type BatchInput } from './batch.ts';
+import { HeadSampler } from './head_sampler.ts';
+import { resolveSettings, type SampleSettings } from './settings.ts';
+
+export interface SampleProgress {
+  /** Images finished before this batch, and of how many. */
+  imagesDone: number;
+  images: number;
+  /** Steps of this batch done, and of how many. */
+  step: number;
+  steps: number;
+  /** Indices (into the run) of the images of this batch. */
+  batch: readonly number[];
+  /** Reads the latents of this batch as they are now, [batch, channels, side, side]; unrevealed tokens are 0. */
+  latents(): Promise<Float32Array>;
+  /** For each image of the batch, 1 where a grid position has been revealed. */
+  revealed: readonly Uint8Array[];
+}
+
+export interface SampleRequest extends Partial<SampleSettings> {
+  /** Class number of each image; undefined: without a class. */
+  classes: readonly (number | undefined)[];
+  /** Images generated at once. */
+  batch?: number;
+  /** Index of each image, what (with the seed) its noise and order depend on. Default 0, 1, 2, ... */
+  indices?: readonly number[];
+  /** Multiplies the latents: 1 / data scale for pixel models. */
+  outputScale?: number;
+  /** Called after each step; awaited. */
+  onStep?: (progress: SampleProgress) => void | Promise<void>;
+  signal?: AbortSignal;
+}
+
+export interface SampledImage {
+  index: number;
+  classNumber: number | undefined;
+  /** [channels, side, side] latents times the output scale; for pixel models RGB in about [-1, 1]. */
+  latents: Float32Array;
+}
+
+/** What was run, counted and timed. */
+export interface SampleStats {
+  images: number;
+  batches: number;
+  /** Network evaluations an image: steps, plus guided steps. */
+  nfe: number;
+  /** Rows through the diffusion head, of all images together. */
+  headEvaluations: number;
+  /** Kernel dispatches of a batch. */
+  dispatches: number;
+  seconds: {
+    /** From the first submit to the last read, without compiling kernels and recording. */
+    total: number;
+    /** Recording, planning, compiling. */
+    prepare: number;
+    /** Host time for encoding and submitting. */
+    host: number;
+    /** Device time by part, where the adapter has timestamps: encoder, decoder, head, rest. */
+    parts: Record<string, number>;
+  };
+}
+
+/** Steps of a batch: positions by seed and image index, guidance by schedule and interval. */
+export function planBatch(
+  model: Emigm,
+  settings: SampleSettings,
+  classes: readonly (number | undefined)[],
+  indices: readonly number[],
+): BatchInput {
+  const { seed, steps, maskSchedule, counts, order, cfg, cfgSchedule, cfgInterval } = settings;
+  const seqLen = model.sequenceLength;
+  const plan = revealPlan({
+    seed,
+    steps,
+    seqLen,
+    counts,
+    order,
+    schedule: maskSchedule,
+    gridWidth: gridSize(model.config),
+    imageIndices: indices,
+  });
+  return {
+    classRows: classes.map((number) => number ?? model.unconditional),
+    imageIndices: [...indices],
+    steps: plan.steps.map(({ positions, s, revealedAfter }) => {
+      const { guided, scale } = stepGuidance(
+        { cfg, schedule: cfgSchedule, interval: cfgInterval },
+        s,
+        revealedAfter,
+        seqLen,
+      );
+      return { positions, guidance: guided ? scale : undefined };
+    }),
+  };
+}
+
+/**
+ * Samples images batch by batch. Each depends on the seed, its index, its class and the settings alone, not on the
+ * batch in which it is made.
+ * @throws EmigmError 'input' for bad requests, 'memory' naming a batch size that fits, 'aborted'
+ */
+export async function* sampleBatches(
+  model: Emigm,
+  request: SampleRequest,
+  stats: SampleStats = emptyStats(),
+): AsyncGenerator<SampledImage[], SampleStats> {
+  const { classes, batch = 16, indices = classes.map((_, i) => i), outputScale, onStep, signal, ...rest } = request;
+  const settings = resolveSettings(rest);
+  check(model, classes, batch, indices);
+  const { device } = model;
+  const head = new HeadSampler(settings);
+  const timer = device.hasTimestamps ? new PartTimer(device) : undefined;
+  let sampler: BatchSampler | undefined;
+  const abort = () => {
+    if (signal?.aborted) throw new EmigmError('aborted', 'sampling was stopped');
+  };
+  try {
+    for (let first = 0; first < classes.length; first += batch) {
+      abort();
+      const chosen = indices.slice(first, first + batch);
+      let clock = performance.now();
+      const lap = () => (performance.now() - clock) / 1000;
+      const input = planBatch(model, settings, classes.slice(first, first + batch), chosen);
+      if (!sampler?.fits(input)) {
+        sampler?.dispose();
+        sampler = new BatchSampler(model, input, { seed: settings.seed, head, outputScale });
+        await prepareOrAdvise(sampler, model, settings, input, outputScale);
+      }
+      sampler.load(input);
+      stats.seconds.prepare += lap();
+
+      clock = performance.now();
+      const began = clock;
+      sampler.begin(timer);
+      const revealed = chosen.map(() => new Uint8Array(model.sequenceLength));
+      for (let step = 0; step < sampler.stepCount; step++) {
+        abort();
+        clock = performance.now();
+        sampler.step(step, timer);
+        stats.seconds.host += lap();
+        await device.done();
+        for (const [image, positions] of input.steps[step].positions.entries()) {
+          for (const position of Array.from(positions)) revealed[image][position] = 1;
+        }
+        const latents = () => sampler!.images();
+        await onStep?.({
+          imagesDone: first,
+          images: classes.length,
+          step: step + 1,
+          steps: sampler.stepCount,
+          batch: chosen,
+          latents,
+          revealed,
+        });
+      }
+      const latents = await sampler.images();
+      stats.seconds.total += (performance.now() - began) / 1000;
+      for (const [part, seconds] of Object.entries((await timer?.read()) ?? {})) {
+        stats.seconds.parts[part] = (stats.seconds.parts[part] ?? 0) + seconds;
+      }
+      stats.images += chosen.length;
+      stats.batches++;
+      stats.nfe = sampler.nfe;
+      stats.headEvaluations += sampler.headEvaluations;
+      stats.dispatches = sampler.dispatches;
+      const size = latents.length / chosen.length;
+      yield chosen.map((index, i) => ({
+        index,
+        classNumber: classes[first + i],
+        latents: latents.slice(i * size, (i + 1) * size),
+      }));
+    }
+    return stats;
+  } finally {
+    sampler?.dispose();
+    timer?.dispose();
+  }
+}
+
+/** Samples all images of the request and returns them with what was run. */
+export async function sample(
+  model: Emigm,
+  request: SampleRequest,
+): Promise<{ images: SampledImage[]; stats: SampleStats }> {
+  const stats = emptyStats();
+  const images: SampledImage[] = [];
+  for await (const batch of sampleBatches(model, request, stats)) images.push(...batch);
+  return { images, stats };
+}
+
+export function emptyStats(): SampleStats {
+  const seconds = { total: 0, prepare: 0, host: 0, parts: {} };
+  return { images: 0, batches: 0, nfe: 0, headEvaluations: 0, dispatches: 0, seconds };
+}
+
+function check(
+  model: Emigm,
+  classes: readonly (number | undefined)[],
+  batch: number,
+  indices: readonly number[],
+): void {
+  const bad = (message: string): never => {
+    throw new EmigmError('input', message);
+  };
+  if (classes.length === 0) bad('nothing to sample: the list of classes is empty');
+  if (!Number.isInteger(batch) || batch < 1) bad(`batch must be a positive integer, not ${batch}`);
+  if (indices.length !== classes.length) bad(`${classes.length} classes but ${indices.length} image indices`);
+  for (const number of classes) {
+    if (number !== undefined && !(Number.isInteger(number) && number >= 0 && number < model.config.classes)) {
+      bad(`class ${number} does not exist: this model has classes 0 to ${model.config.classes - 1}`);
+    }
+  }
+  for (const index of indices) {
+    if (!(Number.isInteger(index) && index >= 0 && index < 2 ** 32))
+      bad(`image index ${index} is not in 0 .. 2^32 - 1`);
+  }
+}
+
+/** Takes the memory of a batch; when that fails says how much it was and which batch size fits. */
+async function prepareOrAdvise(
+  sampler: BatchSampler,
+  model: Emigm,
+  settings: SampleSettings,
+  input: BatchInput,
+  outputScale: number | undefined,
+): Promise<void> {
+  try {
+    await sampler.prepare();
+    await model.device.done();
+  } catch (cause) {
+    if (!(cause instanceof EmigmError) || cause.code !== 'memory') throw cause;
+    const needed = mib(sampler.arenaBytes);
+    sampler.dispose();
+    const fits = largestBatch(model, settings, input, outputScale);
+    const advice = fits > 0 ? `use --batch ${fits}` : 'this adapter is too small for this model';
+    throw new EmigmError(
+      'memory',
+      `a batch of ${input.classRows.length} needs ${needed} besides the weights: ${cause.message}; ${advice}`,
+    );
+  }
+}
+
+/** The largest power of two below the batch whose every buffer the adapter allows; 0 if none. */
+function largestBatch(
+  model: Emigm,
+  settings: SampleSettings,
+  input: BatchInput,
+  outputScale: number | undefined,
+): number {
+  const head = new HeadSampler(settings);
+  for (let size = 2 ** Math.floor(Math.log2(Math.max(1, input.classRows.length - 1))); size >= 1; size /= 2) {
+    const part: BatchInput = {
+      classRows: input.classRows.slice(0, size),
+      imageIndices: input.imageIndices.slice(0, size),
+      steps: input.steps.map((step) => ({ ...step, positions: step.positions.slice(0, size) })),
+    };
+    const sampler = new BatchSampler(model, part, { seed: settings.seed, head, outputScale });
+    const largest = sampler.largestBuffer;
+    sampler.dispose();
+    if (largest <= Math.min(model.device.limits.maxStorageBufferBindingSize, model.device.limits.maxBufferSize))
+      return size;
+  }
+  return 0;
+}

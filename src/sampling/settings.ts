@@ -1,0 +1,73 @@
+/** What a sampling run is asked for, checked, with the field's usual names. */
+import { z } from 'zod';
+import { EmigmError } from '../errors.ts';
+import { checkGuidance, guidanceSchedules } from '../masking/guidance.ts';
+import { maskSchedule } from '../masking/schedules.ts';
+
+const fields = z.strictObject({
+  /** Sampling steps of the reveal loop. */
+  steps: z.int().min(1).max(100_000),
+  /** Evaluations of the head a step with DPM-Solver; with DDPM also a respacing string: `100`, `ddim25`. */
+  headSteps: z.union([z.int().min(1).max(1000), z.string()]),
+  headSampler: z.enum(['dpm-solver', 'ddpm']),
+  /** Scales the noise of DDPM steps; DPM-Solver ignores it. */
+  temperature: z.number().min(0),
+  /** Guidance scale; 1 is none. */
+  cfg: z.number(),
+  cfgSchedule: z.enum(Object.keys(guidanceSchedules) as [string, ...string[]]),
+  /** Guided while low < s <= high. */
+  cfgInterval: z.tuple([z.number(), z.number()]),
+  maskSchedule: z.string(),
+  /** Tokens a step: drawn as the official sampler does, or the rounded expectation. */
+  counts: z.enum(['official', 'expected']),
+  /** Which tokens come first. */
+  order: z.enum(['random', 'halton', 'checkerboard']),
+  seed: z.union([z.int().min(0), z.bigint()]),
+});
+
+export type SampleSettings = z.infer<typeof fields>;
+
+/** The official settings at 256 px: 16 steps, 8 head steps, guidance 4 over (0.1, 0.3]. */
+export const defaultSettings: SampleSettings = {
+  steps: 16,
+  headSteps: 8,
+  headSampler: 'dpm-solver',
+  temperature: 1,
+  cfg: 4,
+  cfgSchedule: 'constant',
+  cfgInterval: [0.1, 0.3],
+  maskSchedule: 'exp',
+  counts: 'official',
+  order: 'random',
+  seed: 0,
+};
+
+/**
+ * The defaults, then what the model file recommends, then what is asked for; checked.
+ * @throws EmigmError 'input' naming the first setting that is wrong
+ */
+export function resolveSettings(...layers: readonly (Partial<SampleSettings> | undefined)[]): SampleSettings {
+  const merged: Record<string, unknown> = { ...defaultSettings };
+  for (const layer of layers) {
+    for (const [key, value] of Object.entries(layer ?? {})) if (value !== undefined) merged[key] = value;
+  }
+  const parsed = fields.safeParse(merged);
+  if (!parsed.success) {
+    const [issue] = parsed.error.issues;
+    const key = String(issue.path[0] ?? '');
+    const what =
+      issue.code === 'unrecognized_keys' ? `there is no setting ${issue.keys[0]}` : `${key}: ${issue.message}`;
+    throw new EmigmError('input', `sampling settings: ${what}${key ? `, not ${String(merged[key])}` : ''}`);
+  }
+  const settings = parsed.data;
+  maskSchedule(settings.maskSchedule);
+  checkGuidance({ cfg: settings.cfg, schedule: settings.cfgSchedule, interval: settings.cfgInterval });
+  if (settings.headSampler === 'dpm-solver' && typeof settings.headSteps !== 'number') {
+    const steps = Number(settings.headSteps);
+    if (!Number.isInteger(steps) || steps < 1) {
+      throw new EmigmError('input', `head steps of dpm-solver must be a positive integer, not ${settings.headSteps}`);
+    }
+    return { ...settings, headSteps: steps };
+  }
+  return settings;
+}
