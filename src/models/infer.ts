@@ -46,10 +46,10 @@ export function inferConfig(
   const encoderWidth = known.encoderWidth ?? dim('z_proj.weight', 0);
   const decoderWidth = known.decoderWidth ?? dim('decoder_embed.weight', 0);
   const length = dim('diffusion_pos_embed_learned', 1);
-  const heads = (field: 'encoderHeads' | 'decoderHeads', width: number): number =>
-    known[field] ??
-    guess(field, officialHeads(width), `the heads of an attention of width ${width} cannot be read from shapes`);
-  const encoderHeads = heads('encoderHeads', encoderWidth);
+  const untold = (width: number) => `the heads of an attention of width ${width} cannot be read from shapes`;
+  const encoderHeads = known.encoderHeads ?? guess('encoderHeads', officialHeads(encoderWidth), untold(encoderWidth));
+  const likely = decoderWidth === encoderWidth ? encoderHeads : officialHeads(decoderWidth);
+  const decoderHeads = known.decoderHeads ?? guess('decoderHeads', likely, untold(decoderWidth));
   const maskToken = shapes.get('mask_token');
 
   const config = checkConfig(
@@ -62,7 +62,7 @@ export function inferConfig(
       encoderHeads,
       decoderWidth,
       decoderDepth: known.decoderDepth ?? depth('decoder_blocks'),
-      decoderHeads: heads('decoderHeads', decoderWidth),
+      decoderHeads,
       headDepth: known.headDepth ?? depth('diffloss\\.net\\.res_blocks'),
       headWidth: known.headWidth ?? dim('diffloss.net.input_proj.weight', 0),
       mae: known.mae ?? guess('mae', true, ''),

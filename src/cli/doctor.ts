@@ -1,0 +1,223 @@
+/** `emigm doctor`: which adapters there are, what the engine makes of them, and what would be better. */
+import { execFile } from 'node:child_process';
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, extname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import type { Command } from 'commander';
+import { EmigmError } from '../errors.ts';
+import { Device, mib } from '../gpu/device.ts';
+import { packageFolder } from '../gpu/node.ts';
+import { ops } from '../ops/registry.ts';
+import type { Io } from './io.ts';
+import { table } from './options.ts';
+
+export interface DoctorFlags {
+  adapter?: string;
+  json?: boolean;
+  /** Looks at the chosen adapter only; what the probes of the others run. */
+  only?: boolean;
+}
+
+/** One adapter, as far as kernels care. */
+export interface AdapterReport {
+  name: string;
+  driver: string;
+  isCpu: boolean;
+  f16: boolean;
+  /** Size of a subgroup: one number where it is fixed, a range where not; undefined without subgroups. */
+  subgroups: string | undefined;
+  timestamps: boolean;
+  /** Shapes for subgroup matrix kernels: `f16 x f16 -> f32 16x16x16`. */
+  subgroupMatrix: string[];
+  limits: Record<string, number>;
+  /** The implementation of each op that the engine prefers here, of those that can serve. */
+  kernels: { op: string; choice: string; of: string[] }[];
+}
+
+export interface DoctorReport {
+  versions: Record<string, string>;
+  platform: string;
+  chosen: AdapterReport | undefined;
+  why: string;
+  /** What each kind of adapter gives on this machine: a name, or why not. */
+  found: { kind: string; name?: string; problem?: string }[];
+  advice: string[];
+}
+
+const KINDS = ['gpu', 'lavapipe', 'swiftshader'] as const;
+const LIMITS = [
+  'maxBufferSize',
+  'maxStorageBufferBindingSize',
+  'maxComputeWorkgroupStorageSize',
+  'maxComputeInvocationsPerWorkgroup',
+  'maxStorageBuffersPerShaderStage',
+  'maxImmediateSize',
+];
+
+export function registerDoctor(program: Command, io: Io): void {
+  program
+    .command('doctor')
+    .summary('show adapters, drivers and what the engine chooses')
+    .description('Shows the adapters of this machine, what the engine chooses and why, and what to install for better.')
+    .option('--adapter <name>', 'auto, gpu, lavapipe, swiftshader or part of a name (default: EMIGM_ADAPTER, or auto)')
+    .option('--only', 'look at the chosen adapter only')
+    .option('--json', 'print JSON')
+    .addHelpText('after', '\nExamples:\n  emigm doctor\n  emigm doctor --adapter swiftshader --json')
+    .action((flags: DoctorFlags) => doctor(flags, io));
+}
+
+/** @throws EmigmError 'adapter' with advice when there is no usable adapter */
+export async function doctor(flags: DoctorFlags, io: Io, probe = probeInChild): Promise<void> {
+  const environment = { ...process.env }; // as it is before a driver is chosen
+  const asked = flags.adapter ?? (process.env.EMIGM_ADAPTER || 'auto');
+  let chosen: AdapterReport | undefined;
+  let failure: EmigmError | undefined;
+  try {
+    chosen = await examine(asked);
+  } catch (error) {
+    if (!(error instanceof EmigmError)) throw error;
+    failure = error;
+  }
+  const found = flags.only ? [] : await Promise.all(KINDS.map((kind) => probe(kind, environment)));
+  const report: DoctorReport = {
+    versions: { node: process.version.slice(1), webgpu: versionOf('webgpu'), 'emigm-wgsl': versionOf('.') },
+    platform: `${process.platform} ${process.arch}`,
+    chosen,
+    why: reasonFor(asked, chosen),
+    found,
+    advice: adviceFor(chosen, found),
+  };
+  if (flags.json) io.out(JSON.stringify(report, null, 2));
+  else io.out(text(report));
+  if (failure) throw failure;
+}
+
+/** Opens an adapter and reads off what it can. */
+async function examine(choice: string): Promise<AdapterReport> {
+  const device = await Device.open({ adapter: choice });
+  try {
+    const { info } = device.adapter;
+    const { subgroupMinSize: low, subgroupMaxSize: high } = info;
+    const configs = (info as { subgroupMatrixConfigs?: Record<string, unknown>[] }).subgroupMatrixConfigs ?? [];
+    const limits = device.limits as unknown as Record<string, number>;
+    const kernels = ops.flatMap((op) => {
+      const problem = op.problems.bench.at(-1) ?? op.problems.test[0];
+      const of = op.variants(device, problem);
+      return of.length > 1 ? [{ op: op.name, choice: of[0], of }] : [];
+    });
+    return {
+      name: device.name,
+      driver: device.driver,
+      isCpu: device.isCpu,
+      f16: device.hasF16,
+      subgroups: device.hasSubgroups ? (low === high ? `${low}` : `${low} to ${high}`) : undefined,
+      timestamps: device.hasTimestamps,
+      subgroupMatrix: configs.map((c) => `${c.componentType} -> ${c.resultComponentType} ${c.M}x${c.N}x${c.K}`),
+      limits: Object.fromEntries(LIMITS.filter((name) => name in limits).map((name) => [name, limits[name]])),
+      kernels,
+    };
+  } finally {
+    device.dispose();
+  }
+}
+
+/**
+ * Tries a kind of adapter in a process of its own: a driver once loaded stays, and would be what the next try finds.
+ */
+function probeInChild(kind: string, env: NodeJS.ProcessEnv): Promise<DoctorReport['found'][number]> {
+  const main = fileURLToPath(new URL(`./main${extname(fileURLToPath(import.meta.url))}`, import.meta.url));
+  const args = [...process.execArgv, main, 'doctor', '--only', '--json', '--adapter', kind];
+  return new Promise((resolve) => {
+    execFile(process.execPath, args, { env, timeout: 30_000 }, (error, stdout, stderr) => {
+      try {
+        const { chosen } = JSON.parse(stdout) as DoctorReport;
+        if (chosen) return resolve({ kind, name: chosen.name });
+      } catch {
+        // It died before it could report; what it said last is the reason.
+      }
+      const said = /^emigm: (.*?)(: (install|update) .*)?$/m.exec(stderr)?.[1];
+      resolve({
+        kind,
+        problem: said ?? (error?.signal ? `its driver died (${error.signal})` : 'its driver gave no answer'),
+      });
+    });
+  });
+}
+
+function versionOf(name: string): string {
+  const read = (folder: string) => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version;
+  if (name === '.') return read(packageFolder());
+  for (let folder = dirname(createRequire(import.meta.url).resolve(name)); ; folder = dirname(folder)) {
+    if (existsSync(join(folder, 'package.json'))) return read(folder);
+    if (dirname(folder) === folder) return 'unknown';
+  }
+}
+
+function reasonFor(asked: string, chosen: AdapterReport | undefined): string {
+  if (!chosen) return `nothing usable for '${asked}'`;
+  if (asked !== 'auto') return `'${asked}' was asked for`;
+  if (!chosen.isCpu) return 'a hardware adapter comes first';
+  return /embedded/.test(chosen.driver)
+    ? 'no hardware adapter and no system Vulkan driver, so the CPU driver that comes along'
+    : 'no hardware adapter, and a system CPU driver is faster than the one that comes along';
+}
+
+function adviceFor(chosen: AdapterReport | undefined, found: DoctorReport['found']): string[] {
+  const has = (kind: string) => found.some((one) => one.kind === kind && one.name);
+  const linux = process.platform === 'linux';
+  if (!chosen) {
+    const others = found.filter((one) => one.name).map((one) => `--adapter ${one.kind} (or EMIGM_ADAPTER=${one.kind})`);
+    if (others.length > 0) return [`use ${others.join(' or ')}`];
+    return [
+      linux
+        ? 'install the Vulkan driver of your GPU, or Mesa lavapipe 25 or newer (Debian: mesa-vulkan-drivers, libvulkan1)'
+        : 'update the graphics driver',
+    ];
+  }
+  const advice: string[] = [];
+  if (chosen.isCpu && has('gpu')) advice.push('use --adapter gpu: there is a hardware adapter');
+  if (chosen.isCpu && !has('gpu')) {
+    advice.push(linux ? 'with a GPU: install its Vulkan driver' : 'with a GPU: update its driver');
+  }
+  if (/swiftshader/i.test(chosen.name) && linux && !has('lavapipe')) {
+    advice.push('without a GPU: Mesa lavapipe 25 or newer runs several times faster (mesa-vulkan-drivers, libvulkan1)');
+  }
+  if (/swiftshader/i.test(chosen.name) && has('lavapipe')) advice.push('use --adapter lavapipe: it is faster');
+  if (!chosen.isCpu && !chosen.f16) advice.push('a newer driver may offer half precision (shader-f16)');
+  return advice;
+}
+
+function text({ versions, platform, chosen, why, found, advice }: DoctorReport): string {
+  const yes = (value: boolean) => (value ? 'yes' : 'no');
+  const rows: [string, string][] = [
+    [
+      'versions',
+      Object.entries(versions)
+        .map(([name, version]) => `${name} ${version}`)
+        .join(', '),
+    ],
+    ['platform', platform],
+    ...found.map((one): [string, string] => [`found ${one.kind}`, one.name ?? `no: ${one.problem}`]),
+    ['chosen', chosen ? `${chosen.name} (${chosen.driver})` : 'none'],
+    ['why', why],
+  ];
+  if (chosen) {
+    rows.push(
+      ['kind', chosen.isCpu ? 'CPU driver' : 'GPU'],
+      ['f16', yes(chosen.f16)],
+      ['subgroups', chosen.subgroups ?? 'no'],
+      ['timestamps', yes(chosen.timestamps)],
+      ['subgroup matrix', chosen.subgroupMatrix.join(', ') || 'no'],
+      ...Object.entries(chosen.limits).map(([name, value]): [string, string] => {
+        return [name, !name.endsWith('Size') ? `${value}` : value >= 2 ** 20 ? mib(value) : `${value} B`];
+      }),
+      ...chosen.kernels.map(({ op, choice, of }): [string, string] => {
+        const others = of.filter((name) => name !== choice);
+        return [`kernel ${op}`, `${choice} (also usable: ${others.join(', ')})`];
+      }),
+    );
+  }
+  rows.push(...advice.map((line): [string, string] => ['advice', line]));
+  return table(rows);
+}

@@ -1,0 +1,28 @@
+#!/usr/bin/env node
+/** The command `emigm`. */
+import type { Io } from './io.ts';
+import { run } from './program.ts';
+
+const STOPPED = 130; // 128 + SIGINT, as shells have it
+const GRACE = 1000; // milliseconds that a command has to clean up after Ctrl-C
+
+const stop = new AbortController();
+process.on('SIGINT', () => {
+  if (stop.signal.aborted) process.exit(STOPPED);
+  stop.abort();
+  setTimeout(() => process.exit(STOPPED), GRACE).unref();
+});
+// `emigm inspect FILE | head`: the reader has seen enough.
+process.stdout.on('error', (error: NodeJS.ErrnoException) => {
+  process.exit(error.code === 'EPIPE' ? 0 : 1);
+});
+
+const io: Io = {
+  out: (line) => void process.stdout.write(`${line}\n`),
+  err: (line) => void process.stderr.write(`${line}\n`),
+  columns: process.stderr.isTTY ? process.stderr.columns : undefined,
+  signal: stop.signal,
+};
+
+const code = await run(process.argv.slice(2), io);
+process.exitCode = stop.signal.aborted ? STOPPED : code;
