@@ -115,8 +115,10 @@ export class Emigm {
       const { encoderWidth, encoderHeads, decoderWidth, decoderHeads } = config;
       const table = await source.read('class_emb.weight');
       const fake = await source.read('fake_latent');
-      const classInputs = device.tensor([config.classes + 1, encoderWidth], 'f32', 'class inputs', table);
-      device.write(classInputs, fake, table.length);
+      const rows = new Float32Array((config.classes + 1) * encoderWidth);
+      rows.set(table);
+      rows.set(fake, table.length);
+      const classInputs = device.tensor([config.classes + 1, encoderWidth], 'f32', 'class inputs', rows);
       loader.adopt(classInputs);
       const blocks = async (name: string, depth: number, width: number, heads: number): Promise<Block[]> => {
         const list: Block[] = [];

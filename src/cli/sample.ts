@@ -1,0 +1,316 @@
+/** `emigm sample`: images from a model file. */
+import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { type Command, Option } from 'commander';
+import { EmigmError } from '../errors.ts';
+import { writeAtomically } from '../formats/files.ts';
+import { contactSheet, type RgbImage, writeGif, writePng } from '../formats/images.ts';
+import { writeSafetensors } from '../formats/safetensors.ts';
+import { packageFolder } from '../gpu/node.ts';
+import { type GeneratedImage, sampleStream, settingsFor } from '../index.ts';
+import { guidanceSchedules } from '../masking/guidance.ts';
+import { maskSchedules } from '../masking/schedules.ts';
+import { type LoadedModel, loadModel } from '../models/load.ts';
+import { revealFrame, sheetScale } from '../sampling/pictures.ts';
+import { emptyStats, type SampleStats } from '../sampling/sample.ts';
+import type { SampleSettings } from '../sampling/settings.ts';
+import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
+import type { Io } from './io.ts';
+import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
+import { finiteNumber, interval, oneOf, parseClasses, positiveInteger, wholeNumber } from './options.ts';
+import { createProgress, duration } from './progress.ts';
+import { versions } from './versions.ts';
+
+interface SampleFlags extends ModelFlags, DeviceFlags {
+  model: string;
+  class: string;
+  count: number;
+  firstIndex: number;
+  seed?: number;
+  steps?: number;
+  headSteps?: string;
+  headSampler?: SampleSettings['headSampler'];
+  temperature?: number;
+  cfg?: number;
+  cfgSchedule?: string;
+  cfgInterval?: [number, number];
+  maskSchedule?: string;
+  counts?: SampleSettings['counts'];
+  order?: SampleSettings['order'];
+  batch: number;
+  out: string;
+  saveSteps?: boolean;
+  sheetOnly?: boolean;
+  quiet?: boolean;
+}
+
+/** The model that draws when none is named: the one that the package carries. */
+export const shippedModel = () => join(packageFolder(), 'weights', 'clothing32.safetensors');
+
+export function registerSample(program: Command, io: Io): void {
+  const option = (flags: string, text: string, parse: (text: string) => unknown) =>
+    new Option(flags, text).argParser(parse);
+  const command = program
+    .command('sample')
+    .summary('draw images')
+    .description(
+      'Draws images: one PNG each, a contact sheet and a JSON file with every setting that makes them again.\n' +
+        'Settings that are not given come from the model file, else they are the official ones at 256 px.',
+    )
+    .option('-m, --model <file>', 'a model file (safetensors, or an official .pth)', shippedModel())
+    .option('-c, --class <list>', 'names or numbers, or all: dress,hat  3,7  all', 'all')
+    .addOption(option('-n, --count <n>', 'images a class', positiveInteger).default(4))
+    .addOption(
+      option(
+        '--first-index <n>',
+        'number of the first image of each class, to go on from an earlier run',
+        wholeNumber,
+      ).default(0),
+    )
+    .addOption(option('--seed <n>', 'an image depends on the seed, its class and its number alone', wholeNumber))
+    .addOption(option('--steps <n>', 'steps of revealing', positiveInteger))
+    .option('--head-steps <n>', 'steps of the diffusion head a token; with ddpm also ddim25 and the like')
+    .addOption(option('--head-sampler <name>', 'dpm-solver or ddpm', oneOf(['dpm-solver', 'ddpm'])))
+    .addOption(option('--temperature <x>', "scales ddpm's noise", finiteNumber))
+    .addOption(option('--cfg <x>', 'guidance scale; 1 is none', finiteNumber))
+    .addOption(option('--cfg-interval <low,high>', 'guided while low < s <= high', interval))
+    .addOption(
+      option('--cfg-schedule <name>', Object.keys(guidanceSchedules).join(', '), oneOf(Object.keys(guidanceSchedules))),
+    )
+    .option('--mask-schedule <name>', Object.keys(maskSchedules).join(', '))
+    .addOption(
+      option('--counts <kind>', 'tokens a step: official (random) or expected', oneOf(['official', 'expected'])),
+    )
+    .addOption(option('--order <name>', 'random, halton or checkerboard', oneOf(['random', 'halton', 'checkerboard'])))
+    .addOption(
+      option('-b, --batch <n>', 'images at once; changes speed and memory, not the images', positiveInteger).default(
+        16,
+      ),
+    )
+    .option('-o, --out <folder>', 'where to write', 'out')
+    .option('--save-steps', 'also write an animated GIF of the reveal')
+    .option('--sheet-only', 'write the contact sheet and the JSON file, no single images')
+    .option('-q, --quiet', 'print nothing but errors')
+    .addHelpText(
+      'after',
+      '\nExamples:\n' +
+        '  emigm sample --class dress,hat -n 8\n' +
+        '  emigm sample --model b-256.safetensors --class 207 --cfg 4 --cfg-interval 0.1,0.3\n' +
+        '  emigm sample --steps 32 --head-steps 14 --seed 7 --save-steps',
+    )
+    .action((flags: SampleFlags) => sampleCommand(flags, io));
+  addDeviceFlags(command);
+  addModelFlags(command);
+}
+
+interface Drawn {
+  classNumber: number;
+  number: number;
+  image: GeneratedImage;
+}
+
+async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
+  const began = performance.now();
+  makeFolder(flags.out);
+  const model = await load(flags, io);
+  try {
+    const { config, info } = model;
+    const settings = settingsFor(model, {
+      seed: flags.seed,
+      steps: flags.steps,
+      headSteps:
+        flags.headSteps === undefined
+          ? undefined
+          : /^\d+$/.test(flags.headSteps)
+            ? Number(flags.headSteps)
+            : flags.headSteps,
+      headSampler: flags.headSampler,
+      temperature: flags.temperature,
+      cfg: flags.cfg,
+      cfgSchedule: flags.cfgSchedule,
+      cfgInterval: flags.cfgInterval,
+      maskSchedule: flags.maskSchedule,
+      counts: flags.counts,
+      order: flags.order,
+    });
+    const isPixelModel = config.vaeStride === 1 && config.channels === 3;
+    if (flags.saveSteps && !isPixelModel)
+      throw new EmigmError('input', '--save-steps needs a pixel model; this one makes latents');
+    const chosen = parseClasses(flags.class, config.classes, info.classNames);
+    const name = (number: number) => info.classNames?.[number] ?? String(number);
+    const jobs = chosen.flatMap((classNumber) =>
+      Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),
+    );
+    const stats = emptyStats();
+    const frames: RgbImage[][] = [];
+    const drawn: Drawn[] = [];
+    const progress = createProgress(io, { label: 'drawing', total: jobs.length * settings.steps, quiet: flags.quiet });
+    try {
+      const stream = sampleStream(
+        model,
+        {
+          ...settings,
+          classes: jobs.map(({ classNumber }) => classNumber),
+          indices: jobs.map(({ number }) => number),
+          batch: flags.batch,
+          signal: io.signal,
+          onStep: async ({ imagesDone, images, step, steps, batch, latents, revealed }) => {
+            progress.update(
+              (imagesDone + (batch.length * step) / steps) * settings.steps,
+              `${imagesDone} of ${images} images`,
+            );
+            if (!flags.saveSteps) return;
+            const now = await latents();
+            const size = now.length / batch.length;
+            frames[step - 1] ??= [];
+            frames[step - 1].push(
+              ...revealed.map((mask, i) => revealFrame(now.slice(i * size, (i + 1) * size), config.imageSize, mask)),
+            );
+          },
+        },
+        stats,
+      );
+      for await (const batch of stream) {
+        for (const image of batch) {
+          const job = jobs[drawn.length];
+          drawn.push({ ...job, image });
+          if (image.image && !flags.sheetOnly)
+            await writePng(join(flags.out, fileName(name(job.classNumber), job.number)), image.image);
+        }
+      }
+    } finally {
+      progress.stop();
+    }
+    const written = isPixelModel
+      ? await writePictures(flags, drawn, chosen.map(name), frames)
+      : await writeLatents(flags, drawn, [config.channels, Math.sqrt(drawn[0].image.latents.length / config.channels)]);
+    const sidecar = join(flags.out, 'sample.json');
+    await writeAtomically(sidecar, (put) =>
+      put(Buffer.from(`${JSON.stringify(describe(flags, model, settings, stats, drawn, name), null, 2)}\n`)),
+    );
+    if (flags.quiet) return;
+    const each = stats.seconds.total / stats.images;
+    io.out(`${written} (${stats.images} images; ${sidecar} has every setting)`);
+    io.out(
+      `${model.device.name}: NFE ${stats.nfe}, ${each.toFixed(3)} s an image at batch ${Math.min(flags.batch, jobs.length)}, ` +
+        `${duration((performance.now() - began) / 1000)} in all`,
+    );
+  } finally {
+    model.dispose();
+  }
+}
+
+async function load(flags: SampleFlags, io: Io): Promise<LoadedModel> {
+  const progress = createProgress(io, { label: 'loading', total: 1, quiet: flags.quiet });
+  try {
+    return await loadModel(flags.model, {
+      ...openOptions(flags),
+      device: deviceOptions(flags),
+      stored: flags.stored,
+      onProgress: (done) => {
+        progress.update(done);
+        if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
+      },
+    });
+  } finally {
+    progress.stop();
+  }
+}
+
+/** `t-shirt-0003.png`; characters that file systems refuse become `_`. */
+function fileName(className: string, number: number, extension = 'png'): string {
+  return `${className.replace(/[^\p{L}\p{N}._-]+/gu, '_')}-${String(number).padStart(4, '0')}.${extension}`;
+}
+
+function makeFolder(path: string): void {
+  if (existsSync(path) && !statSync(path).isDirectory())
+    throw new EmigmError('input', `--out ${path} is a file; name a folder`);
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (cause) {
+    throw new EmigmError('file', `--out ${path} cannot be made: ${(cause as Error).message}`, { cause });
+  }
+}
+
+async function writePictures(
+  flags: SampleFlags,
+  drawn: Drawn[],
+  labels: string[],
+  frames: RgbImage[][],
+): Promise<string> {
+  const sheet = join(flags.out, 'sheet.png');
+  const options = { labels, scale: sheetScale(drawn[0].image.image!.width, flags.count) };
+  await writePng(
+    sheet,
+    contactSheet(
+      drawn.map(({ image }) => image.image!),
+      flags.count,
+      options,
+    ),
+  );
+  if (frames.length > 0) {
+    const sheets = frames.map((images) => contactSheet(images, flags.count, options));
+    await writeGif(
+      join(flags.out, 'reveal.gif'),
+      sheets,
+      sheets.map((_, i) => (i === sheets.length - 1 ? 2000 : 200)),
+    );
+  }
+  return sheet;
+}
+
+/** Models of latents need a tokenizer to make pictures; the latents are kept for it. */
+async function writeLatents(flags: SampleFlags, drawn: Drawn[], [channels, side]: number[]): Promise<string> {
+  const path = join(flags.out, 'latents.safetensors');
+  const latents = new Float32Array(drawn.length * channels * side * side);
+  for (const [i, { image }] of drawn.entries()) latents.set(image.latents, i * channels * side * side);
+  const labels = Int32Array.from(drawn, ({ classNumber }) => classNumber);
+  await writeSafetensors(
+    path,
+    [
+      { name: 'latents', dtype: 'F32', shape: [drawn.length, channels, side, side], data: latents },
+      { name: 'labels', dtype: 'I32', shape: [drawn.length], data: labels },
+    ],
+    {},
+  );
+  return path;
+}
+
+function describe(
+  flags: SampleFlags,
+  model: LoadedModel,
+  settings: SampleSettings,
+  stats: SampleStats,
+  drawn: readonly Drawn[],
+  name: (number: number) => string,
+): Record<string, unknown> {
+  const { device, info, config } = model;
+  const { parts } = stats.seconds;
+  const timed = Object.values(parts).reduce((a, b) => a + b, 0);
+  return {
+    model: { file: flags.model, name: info.name, maskToken: info.maskToken, stored: flags.stored ?? 'default' },
+    config,
+    settings: { ...settings, seed: Number(settings.seed) },
+    batch: flags.batch,
+    adapter: device.name,
+    driver: device.driver,
+    versions: versions(),
+    date: new Date().toISOString(),
+    command: ['emigm', ...process.argv.slice(2)].join(' '),
+    nfe: stats.nfe,
+    headEvaluations: stats.headEvaluations,
+    dispatches: stats.dispatches,
+    seconds: {
+      ...stats.seconds,
+      anImage: stats.seconds.total / stats.images,
+      // The rest is the device's other kernels and the time between them.
+      parts: timed > 0 ? { ...parts, rest: stats.seconds.total - timed + (parts.rest ?? 0) } : undefined,
+    },
+    images: drawn.map(({ classNumber, number }) => ({
+      file: flags.sheetOnly ? undefined : fileName(name(classNumber), number),
+      class: name(classNumber),
+      classNumber,
+      index: number,
+    })),
+  };
+}
