@@ -4,32 +4,30 @@
 //   row [width]        f32   added to every row when ADD_ROW (a time embedding)
 //   y   [rows, width]  Elem
 //
-// One invocation an element. Grid: ceil(size / 64), folded over y beyond 32768.
+// width and row_offset are counted in Vecs. One invocation a Vec. Grid: ceil(size / 64), folded over y beyond 32768.
 // Hendrycks, Gimpel 2016. erf: a polynomial near zero, 1 - exp(polynomial) beyond (N. Juffa), within 1 ulp.
 requires immediate_address_space;
 
-alias Elem = f32;                     // f16: storage of y
+alias Vec = vec4<f32>;                // f32: a width that is not a multiple of 4
+alias Elem = vec4<f32>;               // f32, or vec4<f16>, f16: storage of y
 override ACTIVATION: u32 = 2;
 override ADD_ROW: bool = false;
 
 struct Params { size: u32, width: u32, row_offset: u32 }
 
-@group(0) @binding(0) var<storage, read> x: array<f32>;
-@group(0) @binding(1) var<storage, read> row: array<f32>;
+@group(0) @binding(0) var<storage, read> x: array<Vec>;
+@group(0) @binding(1) var<storage, read> row: array<Vec>;
 @group(0) @binding(2) var<storage, read_write> y: array<Elem>;
 var<immediate> params: Params;
 
-fn erf(v: f32) -> f32 {
-  let a = abs(v);
+fn erf(v: Vec) -> Vec {
   let s = v * v;
-  if (a <= 0.927734375) {
-    let p = ((((-5.96761703e-4 * s + 4.99119423e-3) * s - 2.67681349e-2) * s + 1.12819925e-1) * s - 3.76125336e-1) * s;
-    return (p + 1.28379166e-1) * v + v;
-  }
-  let t = min(a, 4.0); // erf(4) is 1 in f32
-  var p = (-1.72853470e-5 * t + 3.83197126e-4) * t * t + (-3.88396438e-3 * t + 2.42546219e-2);
+  var p = ((((-5.96761703e-4 * s + 4.99119423e-3) * s - 2.67681349e-2) * s + 1.12819925e-1) * s - 3.76125336e-1) * s;
+  let near = (p + 1.28379166e-1) * v + v;
+  let t = min(abs(v), Vec(4)); // erf(4) is 1 in f32
+  p = (-1.72853470e-5 * t + 3.83197126e-4) * t * t + (-3.88396438e-3 * t + 2.42546219e-2);
   p = ((p * t - 1.06777877e-1) * t - 6.34846687e-1) * t - 1.28717512e-1;
-  return sign(v) * (1.0 - exp(p * t - t));
+  return select(sign(v) * (1.0 - exp(p * t - t)), near, t <= Vec(0.927734375));
 }
 
 @compute @workgroup_size(64)

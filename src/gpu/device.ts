@@ -55,15 +55,20 @@ export class Device {
     this.nanGuard = options.nanGuard ?? false;
     this.variants = options.variants ?? {};
     this.kernels = new KernelCache(handle, readKernelSource);
-    handle.addEventListener('uncapturederror', (event) => {
-      const { error } = event as GPUUncapturedErrorEvent;
-      const isMemory = error.constructor.name === 'GPUOutOfMemoryError';
-      this.failure ??= new EmigmError(isMemory ? 'memory' : 'kernel', error.message.trim());
-    });
+    handle.addEventListener('uncapturederror', this.onError);
     void handle.lost.then(({ reason, message }) => {
       if (!this.disposed) this.failure ??= new EmigmError('adapter', `the device was lost (${reason}): ${message}`);
     });
   }
+
+  private readonly onError = (event: Event): void => {
+    const { error } = event as GPUUncapturedErrorEvent;
+    const message = error.message.trim();
+    this.failure ??=
+      error.constructor.name === 'GPUOutOfMemoryError'
+        ? new EmigmError('memory', `${this.name} ran out of memory with ${mib(this.allocated)} taken: ${message}`)
+        : new EmigmError('kernel', message);
+  };
 
   /**
    * Opens the adapter that the options (or EMIGM_ADAPTER) name and takes all that it offers.
@@ -99,8 +104,8 @@ export class Device {
     return this.handle.limits;
   }
 
-  /** A buffer for `bytes` bytes of storage. @throws EmigmError 'memory' beyond what the adapter allows. */
-  createBuffer(bytes: number, label: string): GPUBuffer {
+  /** What a buffer for `bytes` bytes of storage takes. @throws EmigmError 'memory' beyond what the adapter allows. */
+  bufferSize(bytes: number, label: string): number {
     const size = Math.max(256, Math.ceil(bytes / 16) * 16);
     const most = Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize);
     if (size > most) {
@@ -109,13 +114,20 @@ export class Device {
         `${label} needs a buffer of ${mib(size)}, the adapter ${this.name} allows ${mib(most)}`,
       );
     }
+    return size;
+  }
+
+  /** A buffer for `bytes` bytes of storage. @throws EmigmError 'memory' beyond what the adapter allows. */
+  createBuffer(bytes: number, label: string): GPUBuffer {
+    this.check();
+    const size = this.bufferSize(bytes, label);
     const buffer = this.handle.createBuffer({ label, size, usage: usage.storage | usage.copyDst | usage.copySrc });
     this.allocated += size;
     this.peak = Math.max(this.peak, this.allocated);
     const destroy = buffer.destroy.bind(buffer);
     let alive = true;
     buffer.destroy = () => {
-      if (alive) this.allocated -= size;
+      if (alive && !this.disposed) this.allocated -= size;
       alive = false;
       return destroy();
     };
@@ -124,21 +136,34 @@ export class Device {
 
   /** A tensor that lives until it is destroyed. Without `data` its content is zero. */
   tensor(shape: readonly number[], dtype: DType, label: string, data?: ArrayLike<number>): Tensor {
-    const size = shape.reduce((a, b) => a * b, 1) * BYTES[dtype];
-    const tensor = new Tensor(shape, dtype, label, this.createBuffer(size, label));
+    const size = shape.reduce((a, b) => a * b, 1);
+    if (data && data.length !== size) {
+      throw new EmigmError('shape', `${label} is [${shape.join(', ')}]: ${size} numbers, not ${data.length}`);
+    }
+    const tensor = new Tensor(shape, dtype, label, this.createBuffer(size * BYTES[dtype], label));
     if (data) this.write(tensor, data);
     return tensor;
   }
 
-  /** Writes numbers into a tensor, converted to how it stores them. */
+  /**
+   * Writes numbers into a tensor, converted to how it stores them, from element `offset` on. Memory is written in
+   * words: in half precision `offset` is even, and so is the count unless it reaches the tensor's end.
+   */
   write(tensor: Tensor, data: ArrayLike<number>, offset = 0): void {
     if (offset + data.length > tensor.size) {
       throw new EmigmError('shape', `${tensor.label} holds ${tensor.size} numbers, not ${offset + data.length}`);
+    }
+    if (tensor.dtype === 'f16' && (offset % 2 !== 0 || (data.length % 2 !== 0 && offset + data.length < tensor.size))) {
+      throw new EmigmError(
+        'shape',
+        `${tensor.label}: half precision is written in pairs, not ${data.length} at ${offset}`,
+      );
     }
     this.writeBytes(tensor, toStored(data, tensor.dtype), tensor.byteOffset + offset * BYTES[tensor.dtype]);
   }
 
   private writeBytes(tensor: Tensor, data: Uint8Array<ArrayBuffer>, byteOffset: number): void {
+    this.check();
     const buffer = this.bufferOf(tensor);
     if (data.byteLength % 4 === 0) {
       this.handle.queue.writeBuffer(buffer, byteOffset, data);
@@ -163,7 +188,14 @@ export class Device {
   }
 
   private async readWords(tensor: Tensor, offset: number, count: number): Promise<ArrayBuffer> {
+    this.check();
     const start = tensor.byteOffset + offset * BYTES[tensor.dtype];
+    if (start % 4 !== 0 || offset + count > tensor.size) {
+      throw new EmigmError(
+        'shape',
+        `${tensor.label} holds ${tensor.size} numbers: no ${count} can be read at ${offset}`,
+      );
+    }
     const bytes = Math.max(4, Math.ceil((count * BYTES[tensor.dtype]) / 4) * 4);
     const staging = this.handle.createBuffer({ size: bytes, usage: usage.mapRead | usage.copyDst });
     try {
@@ -195,8 +227,9 @@ export class Device {
     this.check();
   }
 
-  /** Throws the first error that the driver has reported, if any. */
+  /** Throws the first error that the driver has reported, if any, and when the device has been disposed. */
   check(): void {
+    if (this.disposed) throw new EmigmError('adapter', 'the device has been disposed: open another');
     if (this.failure) throw this.failure;
   }
 
@@ -209,8 +242,10 @@ export class Device {
   dispose(): void {
     if (this.disposed) return;
     this.disposed = true;
-    for (const kernel of this.kernels) kernel.dropBindGroups();
+    // The binding keeps listeners alive, and with them all that they refer to.
+    this.handle.removeEventListener('uncapturederror', this.onError);
     this.handle.destroy();
+    this.allocated = 0;
   }
 }
 

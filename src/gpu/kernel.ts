@@ -38,13 +38,35 @@ export function specialise(source: string, consts: KernelSpec['consts'], file: s
   let needsF16 = false;
   for (const [name, value] of Object.entries(consts ?? {})) {
     const line = new RegExp(`^((?:const|alias)\\s+${name}\\b[^=\\n]*=\\s*)[^;\\n]+;`, 'm');
-    if (!line.test(text)) throw new EmigmError('kernel', `${file}.wgsl has no const or alias named ${name}`);
+    if (!line.test(text)) {
+      throw new EmigmError('kernel', `${kernelPath(file)} has no const or alias named ${name}`);
+    }
     const literal =
       typeof value === 'number' && /^const\s+\w+\s*:\s*u32/m.test(line.exec(text)![0]) ? `${value}u` : value;
     text = text.replace(line, (_, head: string) => `${head}${literal};`);
     if (/\bf16\b/.test(String(value))) needsF16 = true;
   }
   return needsF16 && !/^\s*enable\s+f16/m.test(text) ? `enable f16; ${text}` : text;
+}
+
+/** How messages name a kernel file. */
+function kernelPath(file: string): string {
+  return file.endsWith('.wgsl') ? file : `kernels/${file}.wgsl`;
+}
+
+/** `kernels/norm/x.wgsl:12:3: what is wrong`, and the line that it is about below. */
+function compileError(
+  file: string,
+  code: string,
+  line: number | undefined,
+  column: number | undefined,
+  message: string,
+  cause: unknown,
+): EmigmError {
+  const source = line && code.split('\n')[line - 1]?.trim();
+  const where = line ? `:${line}${column ? `:${column}` : ''}` : '';
+  const shown = source ? `\n  ${source}` : '';
+  return new EmigmError('kernel', `${kernelPath(file)}${where}: ${message.trim()}${shown}`, { cause });
 }
 
 type ReflectType = { name: string; size: number; format?: ReflectType | null; members?: { type: ReflectType }[] };
@@ -68,7 +90,6 @@ export class Kernel {
   /** Set once compiled. */
   pipeline: GPUComputePipeline | undefined;
   readonly ready: Promise<void>;
-  private readonly groups = new Map<string, GPUBindGroup>();
 
   constructor(device: GPUDevice, spec: KernelSpec, source: string) {
     this.spec = spec;
@@ -77,7 +98,14 @@ export class Kernel {
     try {
       reflection = new WgslReflect(code);
     } catch (cause) {
-      throw new EmigmError('kernel', `${spec.file}.wgsl: ${String((cause as Error)?.message ?? cause)}`, { cause });
+      const message = cause instanceof Error ? cause.message : String(cause);
+      const line = Number(/line:? (\d+)/i.exec(message)?.[1]);
+      throw compileError(spec.file, code, line, undefined, message.replace(/\.+ Line: \d+$/, ''), cause);
+    }
+    for (const name of Object.keys(spec.overrides ?? {})) {
+      if (!reflection.overrides.some((override) => override.name === name)) {
+        throw new EmigmError('kernel', `${kernelPath(spec.file)} has no override named ${name}`);
+      }
     }
     this.operands = reflection.storage.map((variable) => {
       const type = variable.type as unknown as ReflectType;
@@ -131,10 +159,8 @@ export class Kernel {
     } catch (cause) {
       const { messages } = await module.getCompilationInfo();
       const error = messages.find(({ type }) => type === 'error');
-      const where = error ? `:${error.lineNum}:${error.linePos}` : '';
-      const line = error ? `\n  ${code.split('\n')[error.lineNum - 1]}` : '';
-      const what = error?.message ?? (cause as Error).message;
-      throw new EmigmError('kernel', `kernels/${spec.file}.wgsl${where}: ${what}${line}`, { cause });
+      const message = error?.message ?? (cause as Error).message;
+      throw compileError(spec.file, code, error?.lineNum, error?.linePos, message, cause);
     }
   }
 
@@ -183,22 +209,10 @@ export class Kernel {
     }
   }
 
-  /** The bind group for these buffers, made once. `key` names the buffers and where in them. */
-  bindGroup(device: GPUDevice, key: string, resources: readonly GPUBufferBinding[]): GPUBindGroup {
-    let group = this.groups.get(key);
-    if (!group) {
-      group = device.createBindGroup({
-        layout: this.layout,
-        entries: this.operands.map(({ binding }, i) => ({ binding, resource: resources[i] })),
-      });
-      this.groups.set(key, group);
-    }
-    return group;
-  }
-
-  /** Forgets bind groups that hold buffers of a disposed session. */
-  dropBindGroups(keep: (key: string) => boolean = () => false): void {
-    for (const key of this.groups.keys()) if (!keep(key)) this.groups.delete(key);
+  /** A bind group of these buffers, one for each operand. */
+  bindGroup(device: GPUDevice, resources: readonly GPUBufferBinding[]): GPUBindGroup {
+    const entries = this.operands.map(({ binding }, i) => ({ binding, resource: resources[i] }));
+    return device.createBindGroup({ label: this.spec.file, layout: this.layout, entries });
   }
 }
 

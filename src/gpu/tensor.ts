@@ -40,8 +40,12 @@ export class Tensor {
   view(shape: readonly number[], byteOffset: number, label: string): Tensor {
     if (!this.buffer) throw new EmigmError('shape', `${this.label} is transient: it has no views`);
     const view = new Tensor(shape, this.dtype, label, this.buffer, this.byteOffset + byteOffset);
-    if (byteOffset % VIEW_ALIGNMENT !== 0 || byteOffset + view.bytes > this.bytes) {
-      throw new EmigmError('shape', `${label}: a view of ${view.bytes} bytes at ${byteOffset} in ${this.bytes}`);
+    if (byteOffset < 0 || byteOffset % VIEW_ALIGNMENT !== 0 || byteOffset + view.bytes > this.bytes) {
+      throw new EmigmError(
+        'shape',
+        `${label}: no view of ${view.bytes} bytes at byte ${byteOffset} of the ${this.bytes} of ${this.label}; ` +
+          `views start at multiples of ${VIEW_ALIGNMENT}`,
+      );
     }
     return view;
   }

@@ -7,7 +7,7 @@ import { type DType, describeTensor, type Tensor } from '../gpu/tensor.ts';
 import type { Op, Problem } from './op.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'cpu' | 'cpu_quad';
-const isPacked = (variant: MatmulVariant) => variant === 'cpu' || variant === 'cpu_quad';
+export const isPacked = (variant: MatmulVariant) => variant === 'cpu' || variant === 'cpu_quad';
 export type Activation = 'none' | 'gelu' | 'silu';
 const ACTIVATIONS: Record<Activation, number> = { none: 0, gelu: 1, silu: 2 };
 
@@ -20,6 +20,8 @@ export interface Linear {
   stored: 'f32' | 'f16';
   weight: Tensor;
   bias: Tensor | undefined;
+  /** The weight lies as [inputs, outputs]: `tiled` and `reference` only. */
+  transposed?: boolean;
 }
 
 /**
@@ -138,6 +140,7 @@ export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOpt
         HAS_GATE: gate !== undefined,
         HAS_RESIDUAL: residual !== undefined,
         ACCUMULATE: accumulate,
+        ...(layer.transposed && { W_IS_KN: true }),
       },
     },
     operands: { x, w: weight, bias, gate: gate?.tensor, residual, y },

@@ -37,6 +37,35 @@ export interface Op {
   flops(problem: Problem): number;
   /** Largest error allowed, over the largest value of the output. */
   tolerance?: number;
+  gradient?: Gradient;
+}
+
+export type GradientUse = 'written' | 'added' | 'columns';
+
+/**
+ * The backward of an op, for tests to check against finite differences of its oracle. Gradients of parameters are
+ * added to what is there, since a parameter may serve twice and a step may have several micro-batches; gradients of
+ * activations are written.
+ */
+export interface Gradient {
+  /** Problems to check; each has the op's switches that have a backward. */
+  problems: readonly Problem[];
+  variants(device: Device, problem: Problem): string[];
+  /** Inputs that have a gradient, and whether it is written, added, or written in some columns while the rest stay. */
+  of(problem: Problem): Readonly<Record<string, GradientUse>>;
+  /** The op's inputs as backward wants them, where they differ. */
+  inputs?(problem: Problem): Record<string, Input>;
+  /** Integer tensors that follow from the inputs (inverse indices). */
+  derived?(inputs: Arrays, problem: Problem): Record<string, Uint32Array>;
+  /** Records the backward: inputs by name, `d_<output>` for what comes from above, `d_<input>` to write or add to. */
+  record(recorder: Recorder, tensors: Readonly<Record<string, Tensor>>, problem: Problem, variant: string): void;
+  /**
+   * The loss, for ops that end in one and take no gradient from above. `point` holds the inputs at which the gradient
+   * is taken: what is detached is read from there.
+   */
+  loss?(inputs: Arrays, problem: Problem, point: Arrays): number;
+  /** Largest error allowed, over the largest value of the gradient. */
+  tolerance?: number;
 }
 
 /** Workgroups of 64 for `size` invocations, folded over y as the element-wise kernels unfold them. */

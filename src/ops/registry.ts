@@ -1,17 +1,21 @@
 /** Every op, for tests and benchmarks to walk. */
 import { attentionOp } from './attention.ts';
+import { attentionGradient } from './attention_backward.ts';
 import { ddpmOp, dpmSolverOp, normalOp, sinusoidOp } from './diffusion.ts';
-import { activationOp } from './elementwise.ts';
+import { activationOp, gateOp } from './elementwise.ts';
 import { layernormOp } from './layernorm.ts';
+import { layernormGradient } from './layernorm_backward.ts';
 import { matmulOp } from './matmul.ts';
+import { matmulGradient } from './matmul_backward.ts';
 import type { Op } from './op.ts';
 import { decoderInputOp, encoderInputOp, gatherOp, patchifyOp, replaceMaskedOp, scatterOp } from './tokens.ts';
 
 export const ops: readonly Op[] = [
-  matmulOp,
-  attentionOp,
-  layernormOp,
+  { ...matmulOp, gradient: matmulGradient },
+  { ...attentionOp, gradient: attentionGradient },
+  { ...layernormOp, gradient: layernormGradient },
   activationOp,
+  gateOp,
   gatherOp,
   scatterOp,
   encoderInputOp,

@@ -1,6 +1,7 @@
 /** One batch of images: its reveal loop recorded as one program a step, replayed without any readback. */
 import { EmigmError } from '../errors.ts';
-import { type Program, type Recorder, Session } from '../gpu/recorder.ts';
+import type { Program, Recorder } from '../gpu/recorder.ts';
+import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import type { PartTimer } from '../gpu/timer.ts';
 import { gridSize } from '../models/config.ts';

@@ -1,7 +1,7 @@
 /** The network against the official code's numbers: transformer_* (toy sizes, all variants) and full_* (official sizes). */
 import { afterAll, beforeAll, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
-import { Session } from '../../src/gpu/recorder.ts';
+import { Session } from '../../src/gpu/session.ts';
 import type { Tensor } from '../../src/gpu/tensor.ts';
 import { configFromArgs, type ModelConfig, parameterShapes } from '../../src/models/config.ts';
 import { Emigm } from '../../src/models/emigm.ts';

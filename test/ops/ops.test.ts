@@ -1,7 +1,7 @@
 /** Every op, every variant that the device has, against its float64 oracle on fresh random numbers, outputs poisoned. */
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
-import { Session } from '../../src/gpu/recorder.ts';
+import { Session } from '../../src/gpu/session.ts';
 import { createTensors, inputArrays, lacksF16 } from '../../src/ops/problem.ts';
 import { ops } from '../../src/ops/registry.ts';
 import { expectClose, random } from '../helpers/golden.ts';
