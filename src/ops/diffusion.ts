@@ -4,10 +4,15 @@ import type { Tensor } from '../gpu/tensor.ts';
 import { normalNoise, streamKey } from '../random.ts';
 import type { Op, Problem } from './op.ts';
 
-/** exp(-ln(10000) i / half) for i below half = floor(dim / 2), rounded to float32 once. */
+/**
+ * exp(-ln(10000) i / half) for i below half = floor(dim / 2), in float32 with the official code's roundings: the
+ * angles go up to 1000, so that the last bit of a frequency is seen.
+ */
 export function sinusoidFrequencies(dim: number): Float32Array {
+  const { fround } = Math;
   const half = Math.floor(dim / 2);
-  return Float32Array.from({ length: half }, (_, i) => Math.exp((-Math.log(10000) * i) / half));
+  const scale = fround(-Math.log(10000));
+  return Float32Array.from({ length: half }, (_, i) => Math.exp(fround(fround(scale * i) / half)));
 }
 
 /** y[rows, dim] = [cos | sin] of t[rows] times the frequencies (`sinusoidFrequencies`). */
