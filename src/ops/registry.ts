@@ -9,6 +9,13 @@ import { matmulOp } from './matmul.ts';
 import { matmulGradient } from './matmul_backward.ts';
 import type { Op } from './op.ts';
 import { decoderInputOp, encoderInputOp, gatherOp, patchifyOp, replaceMaskedOp, scatterOp } from './tokens.ts';
+import {
+  decoderInputGradient,
+  encoderInputGradient,
+  gatherGradient,
+  replaceMaskedGradient,
+  scatterGradient,
+} from './tokens_backward.ts';
 
 export const ops: readonly Op[] = [
   { ...matmulOp, gradient: matmulGradient },
@@ -16,11 +23,11 @@ export const ops: readonly Op[] = [
   { ...layernormOp, gradient: layernormGradient },
   activationOp,
   gateOp,
-  gatherOp,
-  scatterOp,
-  encoderInputOp,
-  decoderInputOp,
-  replaceMaskedOp,
+  { ...gatherOp, gradient: gatherGradient },
+  { ...scatterOp, gradient: scatterGradient },
+  { ...encoderInputOp, gradient: encoderInputGradient },
+  { ...decoderInputOp, gradient: decoderInputGradient },
+  { ...replaceMaskedOp, gradient: replaceMaskedGradient },
   patchifyOp,
   sinusoidOp,
   dpmSolverOp,
