@@ -2,6 +2,7 @@
 import { attentionOp } from './attention.ts';
 import { attentionGradient } from './attention_backward.ts';
 import { ddpmOp, dpmSolverOp, normalOp, sinusoidOp } from './diffusion.ts';
+import { dropoutOp } from './dropout.ts';
 import { activationOp, gateOp } from './elementwise.ts';
 import { layernormOp } from './layernorm.ts';
 import { layernormGradient } from './layernorm_backward.ts';
@@ -23,6 +24,7 @@ export const ops: readonly Op[] = [
   { ...layernormOp, gradient: layernormGradient },
   activationOp,
   gateOp,
+  dropoutOp,
   { ...gatherOp, gradient: gatherGradient },
   { ...scatterOp, gradient: scatterGradient },
   { ...encoderInputOp, gradient: encoderInputGradient },
