@@ -6,11 +6,26 @@ import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type AttentionShape, attention, type Slice } from '../ops/attention.ts';
 import { attentionBackward } from '../ops/attention_backward.ts';
-import { activation, activationBackward, type Columns, gate, gateBackward } from '../ops/elementwise.ts';
+import { activation, activationBackward, type Columns, gate, gateBackward, sumRepeats } from '../ops/elementwise.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
 import { layernormBackward } from '../ops/layernorm_backward.ts';
 import { linear } from '../ops/matmul.ts';
 import { linearBackward, type TrainableLinear } from '../ops/matmul_backward.ts';
+import {
+  decoderInput,
+  encoderInput,
+  gatherRows,
+  type Index,
+  replaceMasked,
+  type SequenceShape,
+} from '../ops/tokens.ts';
+import {
+  decoderInputBackward,
+  embeddingBackward,
+  encoderInputBackward,
+  gatherRowsBackward,
+  replaceMaskedBackward,
+} from '../ops/tokens_backward.ts';
 
 /** A linear layer and where its gradients are added. */
 export interface TapeLinear {
@@ -23,6 +38,19 @@ export interface TapeLinear {
 export interface TapeNorm {
   norm: Norm;
   gradient: Norm;
+}
+
+/** A table of rows (embeddings, positions, a token) and where its gradient is added. */
+export interface TapeTable {
+  table: Tensor;
+  gradient: Tensor;
+}
+
+/** Rows of a table by number: `index` [count], and `uses` as `rowUses` makes it of them. */
+export interface TableRows {
+  index: Index;
+  uses: Index;
+  count: number;
 }
 
 /** Columns of a modulation tensor [rows, stride] that several ops read; their gradients share one tensor. */
@@ -158,9 +186,117 @@ export class Tape {
     return y;
   }
 
+  /** y = activation(x) over rows of `width`. */
+  activation(kind: 'gelu' | 'silu', x: Tensor, width: number): Tensor {
+    const { r } = this;
+    const y = activation(r, kind, x, width);
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (dY) this.seed(x, activationBackward(r, kind, x, dY, width));
+    });
+    return y;
+  }
+
+  /** y[i] = table[index[i]]. */
+  embedding({ table, gradient }: TapeTable, rows: TableRows, width: number): Tensor {
+    const { r } = this;
+    const y = gatherRows(r, table, rows.index, rows.count, width);
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (dY) embeddingBackward(r, dY, rows.uses, rows.count, width, gradient);
+    });
+    return y;
+  }
+
+  /** x[i] += table[index[i]], in place. */
+  addEmbedding(x: Tensor, { table, gradient }: TapeTable, rows: TableRows, width: number): void {
+    const { r } = this;
+    gatherRows(r, table, rows.index, rows.count, width, { addTo: x });
+    this.note(() => {
+      const dX = this.gradient(x);
+      if (dX) embeddingBackward(r, dX, rows.uses, rows.count, width, gradient);
+    });
+  }
+
+  /** y[i] = x[index[i]] for `count` rows, none of them twice; `inverse` is the place of each of the `rows` of x in y. */
+  gather(
+    x: Tensor,
+    { index, inverse, count, rows }: { index: Index; inverse: Index; count: number; rows: number },
+    width: number,
+  ): Tensor {
+    const { r } = this;
+    const y = gatherRows(r, x, index, count, width);
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (!dY) return;
+      const { tensor, accumulate } = this.target(x);
+      gatherRowsBackward(r, dY, inverse, rows, width, { out: tensor, accumulate });
+    });
+    return y;
+  }
+
+  /** x[repeats, size] += y[size] in place, y found by `index` (row i of x takes row index[i] of y). */
+  addRepeated(x: Tensor, y: Tensor, index: Index, repeats: number, width: number): void {
+    const { r } = this;
+    gatherRows(r, y, index, x.size / width, width, { addTo: x });
+    this.note(() => {
+      const dX = this.gradient(x);
+      if (dX) this.seed(y, sumRepeats(r, dX, repeats));
+    });
+  }
+
+  /** See `encoderInput`; `visible` and `slot` are inverse to each other. */
+  encoderInput(
+    classes: Tensor,
+    tokens: Tensor | undefined,
+    { visible, slot }: { visible: Index; slot: Index },
+    position: TapeTable,
+    shape: SequenceShape & { visible: number; grid: number },
+  ): Tensor {
+    const { r } = this;
+    const y = encoderInput(r, classes, tokens, visible, position.table, shape);
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (!dY) return;
+      const { dClasses, dTokens } = encoderInputBackward(r, dY, slot, shape, { dPosition: position.gradient });
+      this.seed(classes, dClasses);
+      if (tokens && dTokens) this.seed(tokens, dTokens);
+    });
+    return y;
+  }
+
+  /** See `decoderInput`; `visible` and `slot` are inverse to each other. */
+  decoderInput(
+    x: Tensor,
+    { visible, slot }: { visible: Index; slot: Index },
+    maskToken: TapeTable,
+    position: TapeTable,
+    shape: SequenceShape & { grid: number; from: number },
+  ): Tensor {
+    const { r } = this;
+    const y = decoderInput(r, x, slot, maskToken.table, position.table, shape);
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (!dY) return;
+      const gradients = { dMaskToken: maskToken.gradient, dPosition: position.gradient };
+      this.seed(x, decoderInputBackward(r, dY, { slot, visible }, shape, gradients));
+    });
+    return y;
+  }
+
+  /** See `replaceMasked`: in place. */
+  replaceMasked(x: Tensor, slot: Index, maskToken: TapeTable, shape: SequenceShape & { grid: number }): void {
+    const { r } = this;
+    replaceMasked(r, slot, maskToken.table, shape, x);
+    this.note(() => {
+      const dX = this.gradient(x);
+      if (dX) replaceMaskedBackward(r, slot, shape, dX, maskToken.gradient);
+    });
+  }
+
   /**
-   * Activation checkpointing: keeps x alone, and records `run` a second time when the gradient is wanted.
-   * Chen et al. 2016.
+   * Activation checkpointing: keeps x alone, and records `run` a second time when the gradient is wanted. Nothing else
+   * uses x. Chen et al. 2016.
    */
   checkpoint(x: Tensor, run: (tape: Tape) => Tensor): Tensor {
     const { r } = this;
@@ -171,8 +307,6 @@ export class Tape {
       const again = new Tape(r);
       const repeated = run(again);
       again.seed(repeated, dY);
-      const known = this.gradient(x);
-      if (known) again.seed(x, known);
       again.backward();
       const dX = again.gradient(x);
       if (dX) this.seed(x, dX);
