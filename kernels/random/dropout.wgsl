@@ -28,8 +28,8 @@ var<immediate> params: Params;
 
 fn random_bits(key: vec2u, counter: Bits) -> Bits {
   var v = counter + key.x;
-  v = (v ^ (v >> Bits(17))) * 0xed5ad4bb;
-  v = ((v ^ (v >> Bits(11))) + key.y) * 0xac4c1b51;
+  v = ((v ^ (v >> Bits(17))) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> Bits(11))) * 0xac4c1b51;
   v = (v ^ (v >> Bits(15))) * 0x31848bab;
   return v ^ (v >> Bits(14));
 }

@@ -34,12 +34,12 @@ export function dropoutKeys(
 
 /**
  * 32 random bits of a counter, as the kernels compute them: triple32 (C. Wellons, "Prospecting for Hash Functions",
- * 2018) with the key's first word added before, its second in the middle.
+ * 2018) with the key's first word added before it, its second before the first multiplication.
  */
 export function randomBits(key: Words, counter: number): number {
   let v = (counter + key[0]) | 0;
-  v = Math.imul(v ^ (v >>> 17), 0xed5ad4bb);
-  v = Math.imul((v ^ (v >>> 11)) + key[1], 0xac4c1b51);
+  v = Math.imul((v ^ (v >>> 17)) + key[1], 0xed5ad4bb);
+  v = Math.imul(v ^ (v >>> 11), 0xac4c1b51);
   v = Math.imul(v ^ (v >>> 15), 0x31848bab);
   return (v ^ (v >>> 14)) >>> 0;
 }
