@@ -13,12 +13,14 @@ alias Elem4 = vec4<f32>;              // vec4<f16> for f16 storage; sums are f32
 const HEAD_DIM: u32 = 64;
 const LANES: u32 = 8;                 // the adapter's subgroup size
 const ROWS: u32 = 8;                  // keys of a workgroup, a multiple of LANES
+override DROPOUT: bool = false;
 
 struct Params {
   batch: u32, heads: u32, q_len: u32, kv_len: u32,
   q_stride: u32, q_offset: u32,
   kv_stride: u32, k_offset: u32, v_offset: u32,
   scale: f32,
+  dropout_row: u32, threshold: u32, kept_scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Elem4>;
@@ -28,6 +30,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> lse: array<f32>;
 @group(0) @binding(5) var<storage, read> delta: array<f32>;
 @group(0) @binding(6) var<storage, read_write> d_kv: array<Elem4>;
+@group(0) @binding(7) var<storage, read> keys: array<vec2u>;
 var<immediate> params: Params;
 
 const QUADS: u32 = HEAD_DIM / 4;                    // vec4s of a head
@@ -36,6 +39,25 @@ const SPANS: u32 = (QUADS + LANES - 1) / LANES;     // vec4s of a gradient a lan
 /** sum + m x, in the order of x's elements. */
 fn add_product(sum: vec4f, m: mat4x4f, x: vec4f) -> vec4f {
   return fma(m[3], vec4f(x[3]), fma(m[2], vec4f(x[2]), fma(m[1], vec4f(x[1]), fma(m[0], vec4f(x[0]), sum))));
+}
+
+/** As in random/dropout.wgsl. */
+fn random_bits(key: vec2u, counter: vec4u) -> vec4u {
+  var v = counter + key.x;
+  v = ((v ^ (v >> vec4u(17))) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> vec4u(11))) * 0xac4c1b51;
+  v = (v ^ (v >> vec4u(15))) * 0x31848bab;
+  return v ^ (v >> vec4u(14));
+}
+
+/** The dropout key of head number b * heads + head. */
+fn head_key(number: u32) -> vec2u {
+  return random_bits(keys[params.dropout_row], 2 * number + vec4u(0, 1, 0, 0)).xy;
+}
+
+/** What dropout multiplies 4 weights by, whose queries and keys are query * 65536 + key. */
+fn kept(site: vec2u, pair: vec4u) -> vec4f {
+  return select(vec4f(), vec4f(params.kept_scale), random_bits(site, pair) >= vec4u(params.threshold));
 }
 
 @compute @workgroup_size(LANES)
@@ -59,6 +81,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   for (var g = 0u; g < ROWS / LANES; g++) {
     kv_row[g] = min(first + g * LANES + lane, params.kv_len - 1) * kv_stride;
   }
+  var site: vec2u;
+  if (DROPOUT) { site = head_key(b * params.heads + head); }
   var d_k = array<array<vec4f, ROWS>, SPANS>();
   var d_v = array<array<vec4f, ROWS>, SPANS>();
 
@@ -92,10 +116,15 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let subtract = vec4f(delta[stat[0]], delta[stat[1]], delta[stat[2]], delta[stat[3]]);
     let present = query < vec4u(params.q_len);
     for (var r = 0u; r < ROWS; r++) {
-      // Dropout on the weights, when it comes: dp, and p in d_v, *= mask(b, head, query, first + r) / keep.
       let p = select(vec4f(), exp(s[r] * params.scale - norm), present);
+      var weight = p;
+      if (DROPOUT) {
+        let factor = kept(site, query * 65536 + (first + r));
+        weight *= factor;
+        dp[r] *= factor;
+      }
       dp[r] = p * (dp[r] - subtract);
-      s[r] = p;
+      s[r] = weight;
     }
 
     for (var n = 0u; n < 4; n++) {

@@ -11,12 +11,14 @@ enable subgroups;
 alias Elem4 = vec4<f32>;              // vec4<f16> for f16 storage; sums are f32
 const HEAD_DIM: u32 = 64;
 const LANES: u32 = 4;                 // the adapter's subgroup size; nothing else will do
+override DROPOUT: bool = false;
 
 struct Params {
   batch: u32, heads: u32, q_len: u32, kv_len: u32,
   q_stride: u32, q_offset: u32,
   kv_stride: u32, k_offset: u32, v_offset: u32,
   scale: f32,
+  dropout_row: u32, threshold: u32, kept_scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Elem4>;
@@ -26,6 +28,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> lse: array<f32>;
 @group(0) @binding(5) var<storage, read> delta: array<f32>;
 @group(0) @binding(6) var<storage, read_write> d_kv: array<Elem4>;
+@group(0) @binding(7) var<storage, read> keys: array<vec2u>;
 var<immediate> params: Params;
 
 const QUADS: u32 = HEAD_DIM / 4;                    // vec4s of a head
@@ -63,6 +66,37 @@ fn load_q(at: vec4u) -> mat4x4f {
 }
 fn load_d_out(at: vec4u) -> mat4x4f {
   return mat4x4f(vec4f(d_out[at[0]]), vec4f(d_out[at[1]]), vec4f(d_out[at[2]]), vec4f(d_out[at[3]]));
+}
+
+/** As in random/dropout.wgsl. */
+fn random_bits(key: vec2u, counter: vec4u) -> vec4u {
+  var v = counter + key.x;
+  v = ((v ^ (v >> vec4u(17))) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> vec4u(11))) * 0xac4c1b51;
+  v = (v ^ (v >> vec4u(15))) * 0x31848bab;
+  return v ^ (v >> vec4u(14));
+}
+
+/** The dropout key of head number b * heads + head. */
+fn head_key(number: u32) -> vec2u {
+  return random_bits(keys[params.dropout_row], 2 * number + vec4u(0, 1, 0, 0)).xy;
+}
+
+/** What dropout multiplies 4 weights by, whose queries and keys are query * 65536 + key. */
+fn kept(site: vec2u, pair: vec4u) -> vec4f {
+  return select(vec4f(), vec4f(params.kept_scale), random_bits(site, pair) >= vec4u(params.threshold));
+}
+
+/** What dropout multiplies the weights by of 4 queries (rows) and the 4 keys (columns) from `first` on. */
+fn factors(site: vec2u, first: u32, query: vec4u) -> mat4x4f {
+  return mat4x4f(
+    kept(site, query * 65536 + first), kept(site, query * 65536 + (first + 1)),
+    kept(site, query * 65536 + (first + 2)), kept(site, query * 65536 + (first + 3)));
+}
+
+/** Element by element. */
+fn scaled(m: mat4x4f, by: mat4x4f) -> mat4x4f {
+  return mat4x4f(m[0] * by[0], m[1] * by[1], m[2] * by[2], m[3] * by[3]);
 }
 
 /** p of 4 queries (rows) and 4 keys (columns) from their scores; 0 for a query that is not there. */
@@ -114,6 +148,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let k_row = kv_row + params.k_offset / 4;
   let v_row = kv_row + params.v_offset / 4;
 
+  var site: vec2u;
+  if (DROPOUT) { site = head_key(b * params.heads + head); }
   var d_k = array<Rows, SPANS>();
   var d_v = array<Rows, SPANS>();
 
@@ -138,9 +174,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let norm = vec4f(lse[stat[0]], lse[stat[1]], lse[stat[2]], lse[stat[3]]);
     let subtract = vec4f(delta[stat[0]], delta[stat[1]], delta[stat[2]], delta[stat[3]]);
     let present = query < vec4u(params.q_len);
-    // Dropout on the weights, when it comes: dp, and p in d_v, *= mask / keep.
     let p_a = probabilities(s.a, norm, present);
     let p_b = probabilities(s.b, norm, present);
+    // The weights that the forward pass used: p after dropout.
+    var weight_a = p_a;
+    var weight_b = p_b;
+    if (DROPOUT) {
+      let factor_a = factors(site, first, query);
+      let factor_b = factors(site, first + 4, query);
+      weight_a = scaled(p_a, factor_a);
+      weight_b = scaled(p_b, factor_b);
+      dp.a = scaled(dp.a, factor_a);
+      dp.b = scaled(dp.b, factor_b);
+    }
     let ds_a = score_gradient(p_a, dp.a, subtract);
     let ds_b = score_gradient(p_b, dp.b, subtract);
 
@@ -156,8 +202,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       let d1 = load_d_out(subgroupBroadcast(out_row, 1) + column);
       let d2 = load_d_out(subgroupBroadcast(out_row, 2) + column);
       let d3 = load_d_out(subgroupBroadcast(out_row, 3) + column);
-      d_v[t].a = add_tile(d_v[t].a, p_a, d0, d1, d2, d3);
-      d_v[t].b = add_tile(d_v[t].b, p_b, d0, d1, d2, d3);
+      d_v[t].a = add_tile(d_v[t].a, weight_a, d0, d1, d2, d3);
+      d_v[t].b = add_tile(d_v[t].b, weight_b, d0, d1, d2, d3);
     }
   }
 

@@ -1,11 +1,12 @@
 // attention backward, gradients of k and v, reference version: from the forward pass only lse is kept.
 //
 //   p_ij  = exp(scale * q_i . k_j - lse_i)
-//   ds_ij = p_ij (d_out_i . v_j - delta_i)           delta: backward_delta.wgsl
-//   d_v_j = sum_i p_ij d_out_i
+//   ds_ij = p_ij (m_ij d_out_i . v_j - delta_i)      delta: backward_delta.wgsl
+//   d_v_j = sum_i m_ij p_ij d_out_i
 //   d_k_j = scale * sum_i ds_ij q_i                  (Dao et al. 2022, appendix B.4)
+//   m_ij: 1, or with DROPOUT what it multiplied the weight by, made again as in reference.wgsl
 //
-//   q, k, v, lse  as in the forward pass (reference.wgsl)
+//   q, k, v, lse, keys  as in the forward pass (reference.wgsl)
 //   d_out         [batch, q_len, heads * HEAD_DIM]  contiguous
 //   delta         [batch, heads, q_len]  f32
 //   d_kv          one buffer, laid out as k and v: kv_stride, k_offset, v_offset; written. k and v must not overlap.
@@ -17,12 +18,14 @@ requires immediate_address_space;
 
 alias Elem = f32;                     // f16 for f16 storage; sums are f32
 const HEAD_DIM: u32 = 64;
+override DROPOUT: bool = false;
 
 struct Params {
   batch: u32, heads: u32, q_len: u32, kv_len: u32,
   q_stride: u32, q_offset: u32,
   kv_stride: u32, k_offset: u32, v_offset: u32,
   scale: f32,
+  dropout_row: u32, threshold: u32, kept_scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Elem>;
@@ -32,7 +35,28 @@ struct Params {
 @group(0) @binding(4) var<storage, read> lse: array<f32>;
 @group(0) @binding(5) var<storage, read> delta: array<f32>;
 @group(0) @binding(6) var<storage, read_write> d_kv: array<Elem>;
+@group(0) @binding(7) var<storage, read> keys: array<vec2u>;
 var<immediate> params: Params;
+
+/** As in random/dropout.wgsl. */
+fn random_bits(key: vec2u, counter: u32) -> u32 {
+  var v = counter + key.x;
+  v = ((v ^ (v >> 17)) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> 11)) * 0xac4c1b51;
+  v = (v ^ (v >> 15)) * 0x31848bab;
+  return v ^ (v >> 14);
+}
+
+/** The dropout key of head number b * heads + h. */
+fn head_key(number: u32) -> vec2u {
+  let key = keys[params.dropout_row];
+  return vec2u(random_bits(key, 2 * number), random_bits(key, 2 * number + 1));
+}
+
+/** What dropout multiplies a weight by, whose query and key are query * 65536 + key. */
+fn kept(site: vec2u, pair: u32) -> f32 {
+  return select(0.0, params.kept_scale, random_bits(site, pair) >= params.threshold);
+}
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
@@ -43,6 +67,9 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   let row = (b * params.kv_len + j) * params.kv_stride + h * HEAD_DIM;
   let k_at = row + params.k_offset;
   let v_at = row + params.v_offset;
+
+  var site: vec2u;
+  if (DROPOUT) { site = head_key(b * params.heads + h); }
 
   var d_k: array<f32, HEAD_DIM>;
   var d_v: array<f32, HEAD_DIM>;
@@ -56,12 +83,17 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
       s += f32(q[q_at + c]) * f32(k[k_at + c]);
       dp += f32(d_out[out_at + c]) * f32(v[v_at + c]);
     }
-    // Dropout on the weights, when it comes: dp, and p in d_v, *= mask(b, h, i, j) / keep.
     let p = exp(params.scale * s - lse[stat]);
+    var weight = p;
+    if (DROPOUT) {
+      let factor = kept(site, i * 65536 + j);
+      weight *= factor;
+      dp *= factor;
+    }
     let ds = p * (dp - delta[stat]);
     for (var c = 0u; c < HEAD_DIM; c++) {
       d_k[c] += ds * f32(q[q_at + c]);
-      d_v[c] += p * f32(d_out[out_at + c]);
+      d_v[c] += weight * f32(d_out[out_at + c]);
     }
   }
   for (var c = 0u; c < HEAD_DIM; c++) {

@@ -11,12 +11,14 @@ enable subgroups;
 alias Elem4 = vec4<f32>;              // vec4<f16> for f16 storage; sums are f32
 const HEAD_DIM: u32 = 64;
 const LANES: u32 = 4;                 // the adapter's subgroup size; nothing else will do
+override DROPOUT: bool = false;
 
 struct Params {
   batch: u32, heads: u32, q_len: u32, kv_len: u32,
   q_stride: u32, q_offset: u32,
   kv_stride: u32, k_offset: u32, v_offset: u32,
   scale: f32,
+  dropout_row: u32, threshold: u32, kept_scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Elem4>;
@@ -26,6 +28,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> lse: array<f32>;
 @group(0) @binding(5) var<storage, read> delta: array<f32>;
 @group(0) @binding(6) var<storage, read_write> d_q: array<Elem4>;
+@group(0) @binding(7) var<storage, read> keys: array<vec2u>;
 var<immediate> params: Params;
 
 const QUADS: u32 = HEAD_DIM / 4;                    // vec4s of a head
@@ -70,9 +73,39 @@ fn load_v(at: vec4u) -> mat4x4f {
   return mat4x4f(vec4f(v[at[0]]), vec4f(v[at[1]]), vec4f(v[at[2]]), vec4f(v[at[3]]));
 }
 
+/** As in random/dropout.wgsl. */
+fn random_bits(key: vec2u, counter: vec4u) -> vec4u {
+  var v = counter + key.x;
+  v = ((v ^ (v >> vec4u(17))) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> vec4u(11))) * 0xac4c1b51;
+  v = (v ^ (v >> vec4u(15))) * 0x31848bab;
+  return v ^ (v >> vec4u(14));
+}
+
+/** The dropout key of head number b * heads + head. */
+fn head_key(number: u32) -> vec2u {
+  return random_bits(keys[params.dropout_row], 2 * number + vec4u(0, 1, 0, 0)).xy;
+}
+
+/** What dropout multiplies 4 weights by, whose queries and keys are query * 65536 + key. */
+fn kept(site: vec2u, pair: vec4u) -> vec4f {
+  return select(vec4f(), vec4f(params.kept_scale), random_bits(site, pair) >= vec4u(params.threshold));
+}
+
+/** What dropout multiplies the weights by of 4 keys (rows) and the 4 queries (columns) from `first` on. */
+fn factors(site: vec2u, first: u32, key: vec4u) -> mat4x4f {
+  return mat4x4f(
+    kept(site, first * 65536 + key), kept(site, (first + 1) * 65536 + key),
+    kept(site, (first + 2) * 65536 + key), kept(site, (first + 3) * 65536 + key));
+}
+
+/** Element by element. */
+fn scaled(m: mat4x4f, by: mat4x4f) -> mat4x4f {
+  return mat4x4f(m[0] * by[0], m[1] * by[1], m[2] * by[2], m[3] * by[3]);
+}
+
 /** ds of 4 keys (rows) and 4 queries (columns) from their scores and d_out . v; 0 for a key that is not there. */
 fn score_gradient(s: mat4x4f, dp: mat4x4f, norm: vec4f, subtract: vec4f, present: vec4<bool>) -> mat4x4f {
-  // Dropout on the weights, when it comes: dp *= mask / keep.
   return mat4x4f(
     select(vec4f(), exp(s[0] * params.scale - norm[0]) * (dp[0] - subtract[0]), present),
     select(vec4f(), exp(s[1] * params.scale - norm[1]) * (dp[1] - subtract[1]), present),
@@ -118,6 +151,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let subtract_a = spread_one(subtract[0]);
   let subtract_b = spread_one(subtract[1]);
 
+  var site: vec2u;
+  if (DROPOUT) { site = head_key(b * params.heads + head); }
   var acc = array<Rows, SPANS>();
 
   for (var tile = 0u; tile < params.kv_len; tile += 4 * LANES) {
@@ -135,6 +170,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       dp.b += values * spread(vec4f(d_out[out_row[1] + c]));
     }
 
+    if (DROPOUT) {
+      dp.a = scaled(dp.a, factors(site, first, key));
+      dp.b = scaled(dp.b, factors(site, first + 4, key));
+    }
     let present = key < vec4u(params.kv_len);
     let ds_a = score_gradient(s.a, dp.a, norm_a, subtract_a, present);
     let ds_b = score_gradient(s.b, dp.b, norm_b, subtract_b, present);

@@ -19,12 +19,14 @@ const HEAD_DIM: u32 = 64;
 const LANES: u32 = 8;                 // the adapter's subgroup size
 const ROWS: u32 = 16;                 // queries of a workgroup, a multiple of LANES
 override STORE_LSE: bool = false;
+override DROPOUT: bool = false;
 
 struct Params {
   batch: u32, heads: u32, q_len: u32, kv_len: u32,
   q_stride: u32, q_offset: u32,
   kv_stride: u32, k_offset: u32, v_offset: u32,
   scale: f32,
+  dropout_row: u32, threshold: u32, kept_scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Elem4>;
@@ -32,6 +34,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> v: array<Elem4>;
 @group(0) @binding(3) var<storage, read_write> out: array<Elem4>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(5) var<storage, read> keys: array<vec2u>;
 var<immediate> params: Params;
 
 const QUADS: u32 = HEAD_DIM / 4;                    // vec4s of a head
@@ -41,6 +44,25 @@ const LOWEST: f32 = -3.4e38;
 /** sum + m x, in the order of x's elements. */
 fn add_product(sum: vec4f, m: mat4x4f, x: vec4f) -> vec4f {
   return fma(m[3], vec4f(x[3]), fma(m[2], vec4f(x[2]), fma(m[1], vec4f(x[1]), fma(m[0], vec4f(x[0]), sum))));
+}
+
+/** As in random/dropout.wgsl. */
+fn random_bits(key: vec2u, counter: vec4u) -> vec4u {
+  var v = counter + key.x;
+  v = ((v ^ (v >> vec4u(17))) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> vec4u(11))) * 0xac4c1b51;
+  v = (v ^ (v >> vec4u(15))) * 0x31848bab;
+  return v ^ (v >> vec4u(14));
+}
+
+/** The dropout key of head number b * heads + head. */
+fn head_key(number: u32) -> vec2u {
+  return random_bits(keys[params.dropout_row], 2 * number + vec4u(0, 1, 0, 0)).xy;
+}
+
+/** What dropout multiplies 4 weights by, whose queries and keys are query * 65536 + key. */
+fn kept(site: vec2u, pair: vec4u) -> vec4f {
+  return select(vec4f(), vec4f(params.kept_scale), random_bits(site, pair) >= vec4u(params.threshold));
 }
 
 @compute @workgroup_size(LANES)
@@ -62,6 +84,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let row = b * params.q_len + min(first + g * LANES + lane, params.q_len - 1);
     q_row[g] = (row * params.q_stride + params.q_offset) / 4 + head * QUADS;
   }
+  var site: vec2u;
+  if (DROPOUT) { site = head_key(b * params.heads + head); }
   var top: array<f32, ROWS>;
   var sum: array<f32, ROWS>;
   var acc: array<array<vec4f, ROWS>, SPANS>;
@@ -95,6 +119,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       let p = exp(x - new_top);
       sum[r] = sum[r] * shrink + dot(p, vec4f(1));
       s[r] = p;
+      if (DROPOUT) { s[r] *= kept(site, (first + r) * 65536 + key); }
       for (var t = 0u; t < SPANS; t++) { acc[t][r] *= shrink; }
     }
 

@@ -17,12 +17,14 @@ alias Elem4 = vec4<f32>;              // vec4<f16> for f16 storage; sums are f32
 const HEAD_DIM: u32 = 64;
 const LANES: u32 = 4;                 // the adapter's subgroup size; nothing else will do
 override STORE_LSE: bool = false;
+override DROPOUT: bool = false;
 
 struct Params {
   batch: u32, heads: u32, q_len: u32, kv_len: u32,
   q_stride: u32, q_offset: u32,
   kv_stride: u32, k_offset: u32, v_offset: u32,
   scale: f32,
+  dropout_row: u32, threshold: u32, kept_scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Elem4>;
@@ -30,6 +32,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> v: array<Elem4>;
 @group(0) @binding(3) var<storage, read_write> out: array<Elem4>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(5) var<storage, read> keys: array<vec2u>;
 var<immediate> params: Params;
 
 const QUADS: u32 = HEAD_DIM / 4;                    // vec4s of a head
@@ -92,6 +95,34 @@ fn add_values(
   return shrunk + v0 * of_lane0(p) + v1 * of_lane1(p) + v2 * of_lane2(p) + v3 * of_lane3(p);
 }
 
+/** As in random/dropout.wgsl. */
+fn random_bits(key: vec2u, counter: vec4u) -> vec4u {
+  var v = counter + key.x;
+  v = ((v ^ (v >> vec4u(17))) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> vec4u(11))) * 0xac4c1b51;
+  v = (v ^ (v >> vec4u(15))) * 0x31848bab;
+  return v ^ (v >> vec4u(14));
+}
+
+/** The dropout key of head number b * heads + head. */
+fn head_key(number: u32) -> vec2u {
+  return random_bits(keys[params.dropout_row], 2 * number + vec4u(0, 1, 0, 0)).xy;
+}
+
+/** What dropout multiplies 4 weights by, whose queries and keys are query * 65536 + key. */
+fn kept(site: vec2u, pair: vec4u) -> vec4f {
+  return select(vec4f(), vec4f(params.kept_scale), random_bits(site, pair) >= vec4u(params.threshold));
+}
+
+/** The weights p of 4 keys (rows) and the 4 queries (columns) from `first` on after dropout. */
+fn dropped(p: mat4x4f, site: vec2u, first: u32, key: vec4u) -> mat4x4f {
+  return mat4x4f(
+    p[0] * kept(site, first * 65536 + key),
+    p[1] * kept(site, (first + 1) * 65536 + key),
+    p[2] * kept(site, (first + 2) * 65536 + key),
+    p[3] * kept(site, (first + 3) * 65536 + key));
+}
+
 /** Where row i of image b starts in q; rows past the end read the last one and are not written. */
 fn q_row(i: u32, head: u32, b: u32) -> u32 {
   return ((b * params.q_len + min(i, params.q_len - 1)) * params.q_stride + params.q_offset) / 4 + head * QUADS;
@@ -121,6 +152,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let q_a = q_row(first + lane, head, b);
   let q_b = q_row(first + 4 + lane, head, b);
 
+  var site: vec2u;
+  if (DROPOUT) { site = head_key(b * params.heads + head); }
+
   var run_a = Running(vec4f(LOWEST), vec4f(), vec4f());
   var run_b = run_a;
   var acc = array<Rows, SPANS>();
@@ -138,8 +172,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
 
     let present = key < vec4u(params.kv_len);
-    let p_a = probabilities(s.a * params.scale, present, &run_a);
-    let p_b = probabilities(s.b * params.scale, present, &run_b);
+    var p_a = probabilities(s.a * params.scale, present, &run_a);
+    var p_b = probabilities(s.b * params.scale, present, &run_b);
+    if (DROPOUT) {
+      p_a = dropped(p_a, site, first, key);
+      p_b = dropped(p_b, site, first + 4, key);
+    }
 
     let row0 = subgroupBroadcast(row, 0);
     let row1 = subgroupBroadcast(row, 1);

@@ -15,12 +15,14 @@ requires immediate_address_space;
 alias Elem4 = vec4<f32>;              // vec4<f16> for f16 storage; sums are f32
 const HEAD_DIM: u32 = 64;
 override STORE_LSE: bool = false;
+override DROPOUT: bool = false;
 
 struct Params {
   batch: u32, heads: u32, q_len: u32, kv_len: u32,
   q_stride: u32, q_offset: u32,
   kv_stride: u32, k_offset: u32, v_offset: u32,
   scale: f32,
+  dropout_row: u32, threshold: u32, kept_scale: f32,
 }
 
 @group(0) @binding(0) var<storage, read> q: array<Elem4>;
@@ -28,6 +30,7 @@ struct Params {
 @group(0) @binding(2) var<storage, read> v: array<Elem4>;
 @group(0) @binding(3) var<storage, read_write> out: array<Elem4>;
 @group(0) @binding(4) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(5) var<storage, read> keys: array<vec2u>;
 var<immediate> params: Params;
 
 const SIDE: u32 = 8;                              // invocations along queries and along keys
@@ -51,6 +54,25 @@ fn max_over_keys(value: vec4f, ty: u32, tx: u32) -> vec4f {
   return top;
 }
 
+/** As in random/dropout.wgsl. */
+fn random_bits(key: vec2u, counter: vec4u) -> vec4u {
+  var v = counter + key.x;
+  v = ((v ^ (v >> vec4u(17))) + key.y) * 0xed5ad4bb;
+  v = (v ^ (v >> vec4u(11))) * 0xac4c1b51;
+  v = (v ^ (v >> vec4u(15))) * 0x31848bab;
+  return v ^ (v >> vec4u(14));
+}
+
+/** The dropout key of head number b * heads + head. */
+fn head_key(number: u32) -> vec2u {
+  return random_bits(keys[params.dropout_row], 2 * number + vec4u(0, 1, 0, 0)).xy;
+}
+
+/** What dropout multiplies 4 weights by, whose queries and keys are query * 65536 + key. */
+fn kept(site: vec2u, pair: vec4u) -> vec4f {
+  return select(vec4f(), vec4f(params.kept_scale), random_bits(site, pair) >= vec4u(params.threshold));
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   let ty = lane / SIDE;
@@ -63,6 +85,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let q_at = b * params.q_len * q_stride + params.q_offset / 4 + head * QUADS;
   let k_at = b * params.kv_len * kv_stride + params.k_offset / 4 + head * QUADS;
   let v_at = b * params.kv_len * kv_stride + params.v_offset / 4 + head * QUADS;
+
+  var site: vec2u;
+  if (DROPOUT) { site = head_key(b * params.heads + head); }
+  let query = first + ty * 4 + vec4u(0, 1, 2, 3);
 
   var top = vec4f(LOWEST);                        // running maximum of the 4 queries
   var sum = vec4f();                              // sum of exp(score - top) over this invocation's keys
@@ -101,8 +127,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     top = new_top;
     sum *= shrink;
     for (var n = 0u; n < 4; n++) {
-      let p = exp(s[n] - top);
+      var p = exp(s[n] - top);
       sum += p;
+      if (DROPOUT) { p *= kept(site, query * 65536 + (tile + n * SIDE + tx)); }
       p_tile[(n * SIDE + tx) * P_ROW + ty] = p;
     }
 

@@ -7,7 +7,7 @@
 // Element i is kept when its 32 random bits are not below `threshold` = probability * 2^32; `scale` is
 // 1 / (1 - threshold / 2^32). Bits: the counter i, offset by the key's first word, through triple32 (C. Wellons,
 // "Prospecting for Hash Functions", 2018: three multiplications, the least avalanche bias known of that form); the
-// key's second word enters between them, so that two keys never give shifted copies of one sequence.
+// key's second word enters before the first of them, so that two keys never give shifted copies of one sequence.
 // Srivastava et al. 2014. The attention kernels drop their weights by the same `random_bits`.
 // size is counted in Vecs. One invocation a Vec. Grid: ceil(size / 64), folded over y beyond 32768.
 requires immediate_address_space;

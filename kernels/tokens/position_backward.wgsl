@@ -1,4 +1,4 @@
-// Gradient of position embeddings: d_position[j, :] += sum over the batch of d_y[b, row(b, j), :], in the batch's order.
+// Gradient of position embeddings: d_position[j, :] += sum over the batch, in its order, of d_y[b, row(b, j), :].
 //
 // Without SLOTS every position has its own row: row(b, j) = j, length = buffer + grid. With SLOTS the buffer's
 // positions have theirs, row(b, j) = j, and a grid position g = j - buffer has row slot[b, g], none where it is MASKED.

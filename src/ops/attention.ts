@@ -3,6 +3,8 @@ import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { DType, Tensor } from '../gpu/tensor.ts';
+import type { Words } from '../random.ts';
+import { type Dropout, dropoutKeys, dropoutLevel, randomBits } from './dropout.ts';
 import type { Input, Op, Problem } from './op.ts';
 
 /** Where q, k or v lies: rows of `stride` elements, from column `offset` on. */
@@ -25,6 +27,8 @@ export interface AttentionOptions {
   dtype?: DType;
   /** Written with the log of the softmax denominators, [batch, heads, queries], for the backward pass. */
   lse?: Tensor;
+  /** Drops weights after the softmax, for training; queries and keys are at most 65536 then. */
+  dropout?: Dropout;
   variant?: string;
 }
 
@@ -34,6 +38,18 @@ function variants(device: Device, headDim: number): string[] {
   const cpu = !subgroup ? [] : device.lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
   if (device.isCpu) return [...cpu, 'reference', ...(flash ? ['flash'] : [])];
   return [...(flash ? ['flash'] : []), 'reference', ...cpu];
+}
+
+/** What the kernels want to know of dropout; zeros without it. @throws EmigmError 'shape' when a length is too great. */
+export function weightDropout(dropout: Dropout | undefined, { queries, keys }: AttentionShape) {
+  if (dropout && Math.max(queries, keys) > 65536) {
+    throw new EmigmError('shape', `attention: ${queries} queries and ${keys} keys, 65536 is the limit with dropout`);
+  }
+  const { threshold, scale } = dropoutLevel(dropout?.probability ?? 0);
+  return {
+    overrides: { DROPOUT: dropout !== undefined },
+    params: { dropout_row: dropout?.row ?? 0, threshold, kept_scale: scale },
+  };
 }
 
 /**
@@ -49,7 +65,7 @@ export function attention(
   options: AttentionOptions = {},
 ): Tensor {
   const { batch, heads, headDim, queries, keys } = shape;
-  const { lse, dtype = q.tensor.dtype } = options;
+  const { lse, dropout, dtype = q.tensor.dtype } = options;
   if (k.stride !== v.stride) throw new EmigmError('shape', 'attention: k and v have the same row stride');
   const usable = variants(r.device, headDim);
   let variant = options.variant ?? usable.find((name) => name === r.device.variants.attention) ?? usable[0];
@@ -68,10 +84,15 @@ export function attention(
   if (q.tensor.dtype === 'f16') {
     Object.assign(consts, variant === 'reference' ? { Elem: 'f16' } : { Elem4: 'vec4<f16>' });
   }
+  const drop = weightDropout(dropout, shape);
   r.call({
     op: 'attention',
-    kernel: { file: `attention/${variant}`, consts, overrides: { STORE_LSE: lse !== undefined } },
-    operands: { q: q.tensor, k: k.tensor, v: v.tensor, out, lse },
+    kernel: {
+      file: `attention/${variant}`,
+      consts,
+      overrides: { STORE_LSE: lse !== undefined, ...drop.overrides },
+    },
+    operands: { q: q.tensor, k: k.tensor, v: v.tensor, out, lse, keys: dropout?.keys },
     params: {
       batch,
       heads,
@@ -83,6 +104,7 @@ export function attention(
       k_offset: k.offset,
       v_offset: v.offset,
       scale: 1 / Math.sqrt(headDim),
+      ...drop.params,
     },
     grid: [Math.ceil(queries / rows), heads, batch],
     flops: 4 * batch * heads * queries * keys * headDim,
@@ -93,8 +115,28 @@ export function attention(
 interface AttentionProblem extends AttentionShape {
   fused?: boolean;
   stored?: DType;
+  /** Probability that a weight is dropped. */
+  dropout?: number;
 }
 const sizes = (p: Problem) => p as unknown as AttentionProblem;
+
+/** Rows of dropout keys in the problems, and the one that they use. */
+const KEY_ROWS = 3;
+const KEY_ROW = 1;
+
+/** The problem's dropout, its keys in the tensor `keys`. */
+export function problemDropout(t: Readonly<Record<string, Tensor>>, problem: Problem): Dropout | undefined {
+  const probability = sizes(problem).dropout;
+  return probability === undefined ? undefined : { keys: t.keys, row: KEY_ROW, probability };
+}
+
+/** What dropout multiplies the weight of query i and key j by, in head number `head` of all the batch's. */
+function keptWeight(keys: Float64Array, probability: number, head: number): (i: number, j: number) => number {
+  const { threshold, scale } = dropoutLevel(probability);
+  const site: Words = [keys[2 * KEY_ROW], keys[2 * KEY_ROW + 1]];
+  const key: Words = [randomBits(site, 2 * head), randomBits(site, 2 * head + 1)];
+  return (i, j) => (randomBits(key, i * 65536 + j) >= threshold ? scale : 0);
+}
 
 function slices(t: Readonly<Record<string, Tensor>>, p: AttentionProblem): [Slice, Slice, Slice] {
   const width = p.heads * p.headDim;
@@ -123,6 +165,10 @@ export const attentionOp: Op = {
       { batch: 2, heads: 2, headDim: 64, queries: 1, keys: 1, fused: true },
       { batch: 2, heads: 2, headDim: 56, queries: 19, keys: 19, fused: true, stored: 'f16' },
       { batch: 1, heads: 1, headDim: 6, queries: 5, keys: 9, stored: 'f16' },
+      { batch: 2, heads: 3, headDim: 12, queries: 41, keys: 41, fused: true, dropout: 0.1 },
+      { batch: 2, heads: 2, headDim: 20, queries: 9, keys: 70, dropout: 0.4 },
+      { batch: 1, heads: 2, headDim: 3, queries: 7, keys: 6, dropout: 0.5 },
+      { batch: 2, heads: 2, headDim: 56, queries: 19, keys: 19, fused: true, stored: 'f16', dropout: 0.25 },
     ],
     bench: [
       { batch: 1, heads: 4, headDim: 32, queries: 72, keys: 72, fused: true },
@@ -130,20 +176,28 @@ export const attentionOp: Op = {
       { batch: 1, heads: 12, headDim: 64, queries: 320, keys: 320, fused: true },
       { batch: 1, heads: 16, headDim: 80, queries: 320, keys: 320, fused: true },
       { batch: 1, heads: 12, headDim: 64, queries: 16, keys: 320 },
+      { batch: 1, heads: 12, headDim: 64, queries: 320, keys: 320, fused: true, dropout: 0.1 },
     ],
   },
   inputs(problem): Record<string, Input> {
     const p = sizes(problem);
     const width = p.heads * p.headDim;
     const dtype = p.stored;
-    if (p.fused) return { qkv: { shape: [p.batch, p.queries, 3 * width], dtype } };
-    return { q: { shape: [p.batch, p.queries, width], dtype }, kv: { shape: [p.batch, p.keys, 2 * width], dtype } };
+    const values = () => dropoutKeys(3, p.queries, KEY_ROWS);
+    const keys: Record<string, Input> =
+      p.dropout === undefined ? {} : { keys: { shape: [KEY_ROWS, 2], dtype: 'u32', fill: { values } } };
+    if (p.fused) return { qkv: { shape: [p.batch, p.queries, 3 * width], dtype }, ...keys };
+    return {
+      q: { shape: [p.batch, p.queries, width], dtype },
+      kv: { shape: [p.batch, p.keys, 2 * width], dtype },
+      ...keys,
+    };
   },
   outputs: (p) => ({ out: [sizes(p).batch, sizes(p).queries, sizes(p).heads * sizes(p).headDim] }),
   outputType: (p) => sizes(p).stored ?? 'f32',
   record(r, t, problem, variant) {
     const [q, k, v] = slices(t, sizes(problem));
-    attention(r, q, k, v, sizes(problem), { out: t.out, variant });
+    attention(r, q, k, v, sizes(problem), { out: t.out, dropout: problemDropout(t, problem), variant });
   },
   oracle(inputs, problem) {
     const p = sizes(problem);
@@ -154,6 +208,7 @@ export const attentionOp: Op = {
     const out = new Float64Array(batch * queries * width);
     for (let b = 0; b < batch; b++) {
       for (let h = 0; h < heads; h++) {
+        const kept = p.dropout === undefined ? () => 1 : keptWeight(inputs.keys, p.dropout, b * heads + h);
         for (let i = 0; i < queries; i++) {
           const qAt = (b * queries + i) * qStride + h * headDim;
           const row = (j: number) => (b * keys + j) * kvStride + k0 + h * headDim;
@@ -167,7 +222,7 @@ export const attentionOp: Op = {
           const total = weights.reduce((a, s) => a + s, 0);
           for (let c = 0; c < headDim; c++) {
             let sum = 0;
-            for (let j = 0; j < keys; j++) sum += weights[j] * kv[row(j) + width + c];
+            for (let j = 0; j < keys; j++) sum += weights[j] * kept(i, j) * kv[row(j) + width + c];
             out[(b * queries + i) * width + h * headDim + c] = sum / total;
           }
         }

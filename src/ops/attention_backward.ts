@@ -2,13 +2,16 @@
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
-import { type AttentionShape, attention, attentionOp, type Slice } from './attention.ts';
+import { type AttentionShape, attention, attentionOp, problemDropout, type Slice, weightDropout } from './attention.ts';
+import type { Dropout } from './dropout.ts';
 import type { Gradient, GradientUse, Problem } from './op.ts';
 
 export interface AttentionGradients {
   /** Laid out as q, k and v: of a fused qkv both are one tensor, else k and v lie in one. Written. */
   dQ: Tensor;
   dKv: Tensor;
+  /** As in the forward pass, the keys unchanged since. */
+  dropout?: Dropout;
   variant?: string;
 }
 
@@ -29,7 +32,7 @@ export function attentionBackward(
   forward: { out: Tensor; lse: Tensor },
   dOut: Tensor,
   shape: AttentionShape,
-  { dQ, dKv, variant: wanted }: AttentionGradients,
+  { dQ, dKv, dropout, variant: wanted }: AttentionGradients,
 ): void {
   const { batch, heads, headDim, queries, keys } = shape;
   const { lanes } = r.device;
@@ -67,21 +70,22 @@ export function attentionBackward(
           ...(half && { Elem4: 'vec4<f16>' }),
           ...(variant === 'cpu' && { LANES: lanes, ROWS: rows }),
         };
-  const common = { q: q.tensor, k: k.tensor, v: v.tensor, d_out: dOut, lse: forward.lse, delta };
+  const common = { q: q.tensor, k: k.tensor, v: v.tensor, d_out: dOut, lse: forward.lse, delta, keys: dropout?.keys };
+  const drop = weightDropout(dropout, shape);
   const products = 2 * batch * heads * queries * keys * headDim;
   r.call({
     op: 'attention backward',
-    kernel: { file: `attention/backward_q_${variant}`, consts },
+    kernel: { file: `attention/backward_q_${variant}`, consts, overrides: drop.overrides },
     operands: { ...common, d_q: dQ },
-    params,
+    params: { ...params, ...drop.params },
     grid: [Math.ceil(queries / rows), heads, batch],
     flops: 3 * products,
   });
   r.call({
     op: 'attention backward',
-    kernel: { file: `attention/backward_kv_${variant}`, consts },
+    kernel: { file: `attention/backward_kv_${variant}`, consts, overrides: drop.overrides },
     operands: { ...common, d_kv: dKv },
-    params,
+    params: { ...params, ...drop.params },
     grid: [Math.ceil(keys / rows), heads, batch],
     flops: 4 * products,
   });
@@ -99,6 +103,10 @@ export const attentionGradient: Gradient = {
     { batch: 1, heads: 1, headDim: 8, queries: 5, keys: 33 },
     { batch: 1, heads: 2, headDim: 3, queries: 4, keys: 6 },
     { batch: 2, heads: 2, headDim: 36, queries: 1, keys: 1, fused: true },
+    { batch: 2, heads: 3, headDim: 4, queries: 19, keys: 19, fused: true, dropout: 0.3 },
+    { batch: 1, heads: 2, headDim: 12, queries: 10, keys: 21, dropout: 0.1 },
+    { batch: 1, heads: 1, headDim: 8, queries: 37, keys: 5, dropout: 0.5 },
+    { batch: 1, heads: 2, headDim: 3, queries: 4, keys: 6, dropout: 0.4 },
   ],
   variants: (device, p) => variants(device, sizes(p).headDim),
   of: (p): Record<string, GradientUse> => (sizes(p).fused ? { qkv: 'written' } : { q: 'written', kv: 'written' }),
@@ -114,8 +122,9 @@ export const attentionGradient: Gradient = {
       slice(kv, fused ? 3 * width : 2 * width, fused ? 2 * width : width),
     ] as const;
     const lse = r.temp([batch, heads, queries], 'f32', 'lse');
-    const out = attention(r, ...slices, sizes(problem), { lse });
+    const dropout = problemDropout(t, problem);
+    const out = attention(r, ...slices, sizes(problem), { lse, dropout });
     const [dQ, dKv] = fused ? [t.d_qkv, t.d_qkv] : [t.d_q, t.d_kv];
-    attentionBackward(r, slices, { out, lse }, t.d_out, sizes(problem), { dQ, dKv, variant });
+    attentionBackward(r, slices, { out, lse }, t.d_out, sizes(problem), { dQ, dKv, dropout, variant });
   },
 };
