@@ -1,16 +1,14 @@
 /** `emigm doctor`: which adapters there are, what the engine makes of them, and what would be better. */
 import { execFile } from 'node:child_process';
-import { existsSync, readFileSync } from 'node:fs';
-import { createRequire } from 'node:module';
-import { dirname, extname, join } from 'node:path';
+import { extname } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device, mib } from '../gpu/device.ts';
-import { packageFolder } from '../gpu/node.ts';
 import { ops } from '../ops/registry.ts';
 import type { Io } from './io.ts';
 import { table } from './options.ts';
+import { versions } from './versions.ts';
 
 export interface DoctorFlags {
   adapter?: string;
@@ -81,7 +79,7 @@ export async function doctor(flags: DoctorFlags, io: Io, probe = probeInChild): 
   }
   const found = flags.only ? [] : await Promise.all(KINDS.map((kind) => probe(kind, environment)));
   const report: DoctorReport = {
-    versions: { node: process.version.slice(1), webgpu: versionOf('webgpu'), 'emigm-wgsl': versionOf('.') },
+    versions: versions(),
     platform: `${process.platform} ${process.arch}`,
     chosen,
     why: reasonFor(asked, chosen),
@@ -143,15 +141,6 @@ function probeInChild(kind: string, env: NodeJS.ProcessEnv): Promise<DoctorRepor
       });
     });
   });
-}
-
-function versionOf(name: string): string {
-  const read = (folder: string) => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version;
-  if (name === '.') return read(packageFolder());
-  for (let folder = dirname(createRequire(import.meta.url).resolve(name)); ; folder = dirname(folder)) {
-    if (existsSync(join(folder, 'package.json'))) return read(folder);
-    if (dirname(folder) === folder) return 'unknown';
-  }
 }
 
 function reasonFor(asked: string, chosen: AdapterReport | undefined): string {

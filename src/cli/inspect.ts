@@ -4,7 +4,8 @@ import type { Command } from 'commander';
 import { type ModelFile, openModel } from '../models/checkpoint.ts';
 import { gridSize, parameterCounts, presetName, tokenDim } from '../models/config.ts';
 import { flagOf } from '../models/infer.ts';
-import { samplingMemory } from '../models/memory.ts';
+import { CPU_DRIVER, type SamplingMemory, samplingMemory } from '../sampling/memory.ts';
+import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
 import type { Io } from './io.ts';
 import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
 import { grouped, megabytes, positiveInteger, table } from './options.ts';
@@ -22,7 +23,7 @@ export function registerInspect(program: Command, io: Io): void {
     .description('Shows configuration, parameters, recommended settings and the memory that sampling needs.')
     .argument('<file>', 'a model file in safetensors, or a .pth checkpoint')
     .option('--tensors', 'list every tensor')
-    .option('--batch <n>', 'images at once, for the memory estimate', positiveInteger, 16)
+    .option('--batch <n>', 'images at once, for the memory that sampling takes', positiveInteger, 16)
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
@@ -36,7 +37,7 @@ export function registerInspect(program: Command, io: Io): void {
 export async function inspect(path: string, flags: InspectFlags, io: Io): Promise<void> {
   const model = await openModel(path, openOptions(flags));
   try {
-    const report = describe(model, flags.batch ?? 16);
+    const report = await describe(model, flags.batch ?? 16);
     if (flags.json) io.out(JSON.stringify(flags.tensors ? { ...report, tensors: tensorsOf(model) } : report, null, 2));
     else {
       io.out(text(report));
@@ -60,11 +61,15 @@ export interface InspectReport {
   parameters: ReturnType<typeof parameterCounts>;
   storedAs: string[];
   maskToken: string;
-  memory: { batch: number; f32: ReturnType<typeof samplingMemory>; f16: ReturnType<typeof samplingMemory> };
+  /** Bytes on the device for `batch` images at once with the file's settings, by how the weights are stored. */
+  memory: { batch: number; guided: boolean; f32: SamplingMemory; f16: SamplingMemory };
 }
 
-export function describe(model: ModelFile, batch: number): InspectReport {
+export async function describe(model: ModelFile, batch: number): Promise<InspectReport> {
   const { path, kind, config, info, guessed } = model;
+  const settings = resolveSettings(info.sampling as Partial<SampleSettings> | undefined);
+  const memory = (stored: 'f32' | 'f16') =>
+    samplingMemory(config, { batch, stored, settings, device: stored === 'f32' ? CPU_DRIVER : {} });
   return {
     path,
     kind,
@@ -76,7 +81,7 @@ export function describe(model: ModelFile, batch: number): InspectReport {
     parameters: parameterCounts(config),
     storedAs: [...new Set(model.names().map((name) => model.dtype(name)))].sort(),
     maskToken: model.maskTokenNote,
-    memory: { batch, f32: samplingMemory(config, batch, 'f32'), f16: samplingMemory(config, batch, 'f16') },
+    memory: { batch, guided: settings.cfg !== 1, f32: await memory('f32'), f16: await memory('f16') },
   };
 }
 
@@ -109,8 +114,8 @@ function text(report: InspectReport): string {
     ['sampling', info.sampling && settings(info.sampling)],
     [
       'memory',
-      `${megabytes(memory.f32.total)} in f32, ${megabytes(memory.f16.total)} in f16, ` +
-        `for ${memory.batch} guided image${memory.batch === 1 ? '' : 's'} at once (estimate)`,
+      `for ${memory.batch} ${memory.guided ? 'guided ' : ''}image${memory.batch === 1 ? '' : 's'} at once: ` +
+        `${memoryOf(memory.f32)} in f32 (CPU drivers), ${memoryOf(memory.f16)} with f16 weights (GPUs)`,
     ],
     [
       'inferred',
@@ -120,6 +125,11 @@ function text(report: InspectReport): string {
     ],
   ];
   return table(rows.filter((row): row is [string, string] => row[1] !== undefined));
+}
+
+/** `70.1 MB (weights 9.6 MB + the rest 60.5 MB)` */
+function memoryOf({ weights, activations, total }: SamplingMemory): string {
+  return `${megabytes(total)} (weights ${megabytes(weights)} + activations ${megabytes(activations)})`;
 }
 
 function settings(sampling: object): string {

@@ -1,11 +1,19 @@
 /** Versions that a result depends on. */
-import { readFileSync } from 'node:fs';
-import { join } from 'node:path';
+import { existsSync, readFileSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { dirname, join } from 'node:path';
 import { packageFolder } from '../gpu/node.ts';
 
-const versionIn = (folder: string): string =>
-  JSON.parse(readFileSync(join(packageFolder(), folder, 'package.json'), 'utf8')).version;
+const versionIn = (folder: string): string => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version;
+
+/** Version of an installed package, wherever the package manager has put it. */
+function versionOf(name: string): string {
+  for (let folder = dirname(createRequire(import.meta.url).resolve(name)); ; folder = dirname(folder)) {
+    if (existsSync(join(folder, 'package.json'))) return versionIn(folder);
+    if (dirname(folder) === folder) return 'unknown';
+  }
+}
 
 export function versions(): Record<string, string> {
-  return { 'emigm-wgsl': versionIn('.'), webgpu: versionIn('node_modules/webgpu'), node: process.version.slice(1) };
+  return { 'emigm-wgsl': versionIn(packageFolder()), webgpu: versionOf('webgpu'), node: process.version.slice(1) };
 }

@@ -11,7 +11,15 @@ export interface DeviceOptions {
   nanGuard?: boolean;
   /** Implementations to use where several can serve: `{ matmul: 'reference' }`. */
   variants?: Readonly<Record<string, string>>;
+  /** Bytes that may be taken in all: for a share of an adapter. Default: what the driver gives. */
+  memory?: number;
 }
+
+/** What of a device decides which kernels run on it and how much memory they take. */
+export type Abilities = Pick<
+  Device,
+  'isCpu' | 'lanes' | 'hasF16' | 'hasSubgroups' | 'largestBuffer' | 'memory' | 'variants'
+>;
 
 /** Features that are used where the adapter has them. */
 const WANTED = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'] as const;
@@ -33,6 +41,12 @@ export class Device {
   readonly hasTimestamps: boolean;
   readonly nanGuard: boolean;
   readonly variants: Readonly<Record<string, string>>;
+  /** Bytes of the largest buffer that kernels can bind. */
+  readonly largestBuffer: number;
+  /** Bytes that may be taken in all. */
+  readonly memory: number;
+  /** Counts the memory asked for and takes none; nothing can run on it. */
+  readonly isPlan: boolean;
   /** Bytes held now and the most that were held. */
   allocated = 0;
   peak = 0;
@@ -41,19 +55,25 @@ export class Device {
   private failure: EmigmError | undefined;
   private disposed = false;
 
-  private constructor(opened: OpenedAdapter, handle: GPUDevice, options: DeviceOptions) {
+  private constructor(opened: OpenedAdapter, handle: GPUDevice, options: DeviceOptions, planned?: Partial<Abilities>) {
     this.opened = opened;
     this.handle = handle;
     const { info } = opened.adapter;
     this.name = info.description || info.device || `${info.vendor} ${info.architecture}`;
     this.driver = opened.driver;
-    this.isCpu = /llvmpipe|swiftshader/i.test(`${info.description} ${info.device} ${info.architecture}`);
-    this.hasF16 = handle.features.has('shader-f16');
-    this.hasSubgroups = handle.features.has('subgroups' as GPUFeatureName);
+    const isCpu = /llvmpipe|swiftshader/i.test(`${info.description} ${info.device} ${info.architecture}`);
+    this.isCpu = planned?.isCpu ?? isCpu;
+    this.hasF16 = planned?.hasF16 ?? handle.features.has('shader-f16');
+    this.hasSubgroups = planned?.hasSubgroups ?? handle.features.has('subgroups' as GPUFeatureName);
     this.hasTimestamps = handle.features.has('timestamp-query');
-    this.lanes = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
+    const { maxBufferSize, maxStorageBufferBindingSize } = handle.limits;
+    const lanes = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
+    this.lanes = planned?.lanes ?? lanes;
+    this.largestBuffer = planned?.largestBuffer ?? Math.min(maxBufferSize, maxStorageBufferBindingSize);
+    this.memory = planned?.memory ?? options.memory ?? Number.POSITIVE_INFINITY;
+    this.isPlan = planned !== undefined;
     this.nanGuard = options.nanGuard ?? false;
-    this.variants = options.variants ?? {};
+    this.variants = planned?.variants ?? options.variants ?? {};
     this.kernels = new KernelCache(handle, readKernelSource);
     handle.addEventListener('uncapturederror', this.onError);
     void handle.lost.then(({ reason, message }) => {
@@ -75,6 +95,18 @@ export class Device {
    * @throws EmigmError 'adapter' when there is none.
    */
   static async open(options: DeviceOptions = {}): Promise<Device> {
+    return Device.openAs(options);
+  }
+
+  /**
+   * A device that counts the memory asked for (`allocated`) and takes none. Models load and programs are recorded on
+   * it as on a device of these abilities; nothing can run. Needs no driver.
+   */
+  static async plan(abilities: Partial<Abilities>): Promise<Device> {
+    return Device.openAs({ adapter: 'null' }, abilities);
+  }
+
+  private static async openAs(options: DeviceOptions, planned?: Partial<Abilities>): Promise<Device> {
     const opened = await openAdapter(options.adapter);
     const { adapter } = opened;
     const requiredLimits: Record<string, number> = {};
@@ -93,7 +125,7 @@ export class Device {
     }
     const requiredFeatures = WANTED.filter((name) => adapter.features.has(name as GPUFeatureName)) as GPUFeatureName[];
     const handle = await adapter.requestDevice({ requiredLimits, requiredFeatures });
-    return new Device(opened, handle, options);
+    return new Device(opened, handle, options, planned);
   }
 
   get adapter(): GPUAdapter {
@@ -104,24 +136,14 @@ export class Device {
     return this.handle.limits;
   }
 
-  /** What a buffer for `bytes` bytes of storage takes. @throws EmigmError 'memory' beyond what the adapter allows. */
-  bufferSize(bytes: number, label: string): number {
-    const size = Math.max(256, Math.ceil(bytes / 16) * 16);
-    const most = Math.min(this.limits.maxBufferSize, this.limits.maxStorageBufferBindingSize);
-    if (size > most) {
-      throw new EmigmError(
-        'memory',
-        `${label} needs a buffer of ${mib(size)}, the adapter ${this.name} allows ${mib(most)}`,
-      );
-    }
-    return size;
-  }
-
   /** A buffer for `bytes` bytes of storage. @throws EmigmError 'memory' beyond what the adapter allows. */
   createBuffer(bytes: number, label: string): GPUBuffer {
     this.check();
-    const size = this.bufferSize(bytes, label);
-    const buffer = this.handle.createBuffer({ label, size, usage: usage.storage | usage.copyDst | usage.copySrc });
+    const size = bufferBytes(bytes);
+    if (!this.isPlan) this.checkRoom(size, label);
+    const buffer = this.isPlan
+      ? ({ label, size, destroy: () => undefined } as GPUBuffer)
+      : this.handle.createBuffer({ label, size, usage: usage.storage | usage.copyDst | usage.copySrc });
     this.allocated += size;
     this.peak = Math.max(this.peak, this.allocated);
     const destroy = buffer.destroy.bind(buffer);
@@ -132,6 +154,18 @@ export class Device {
       return destroy();
     };
     return buffer;
+  }
+
+  private checkRoom(size: number, label: string): void {
+    const { largestBuffer, memory, allocated } = this;
+    if (size > largestBuffer) {
+      const allows = `the adapter ${this.name} allows ${mib(largestBuffer)}`;
+      throw new EmigmError('memory', `${label} needs a buffer of ${mib(size)}, ${allows}`);
+    }
+    if (allocated + size > memory) {
+      const taken = `${mib(allocated)} of the ${mib(memory)} that may be used are taken`;
+      throw new EmigmError('memory', `${label} needs ${mib(size)}, ${taken}`);
+    }
   }
 
   /** A tensor that lives until it is destroyed. Without `data` its content is zero. */
@@ -159,6 +193,7 @@ export class Device {
         `${tensor.label}: half precision is written in pairs, not ${data.length} at ${offset}`,
       );
     }
+    if (this.isPlan) return;
     this.writeBytes(tensor, toStored(data, tensor.dtype), tensor.byteOffset + offset * BYTES[tensor.dtype]);
   }
 
@@ -248,6 +283,9 @@ export class Device {
     this.allocated = 0;
   }
 }
+
+/** What a buffer for `bytes` bytes of storage takes. */
+export const bufferBytes = (bytes: number): number => Math.max(256, Math.ceil(bytes / 16) * 16);
 
 /** `1.5 GiB`, `12 MiB` */
 export function mib(bytes: number): string {

@@ -41,7 +41,7 @@ export interface Head extends HeadConfig {
 
 /** Largest number of rows that `headNoise` takes at once: bounds the modulations' memory. */
 export function headRowLimit(device: Device, { depth, width }: HeadConfig): number {
-  const bytes = Math.min(device.limits.maxStorageBufferBindingSize, 256 * 2 ** 20);
+  const bytes = Math.min(device.largestBuffer, 256 * 2 ** 20);
   return Math.max(1, Math.floor(bytes / ((3 * depth + 2) * width * 4)));
 }
 
@@ -53,7 +53,7 @@ export async function loadHead(load: WeightLoader, prefix: string, config: HeadC
     ...Array.from({ length: depth }, (_, i) => at(`res_blocks.${i}.adaLN_modulation.1`)),
     at('final_layer.adaLN_modulation.1'),
   ];
-  const limit = load.device.limits.maxStorageBufferBindingSize;
+  const limit = load.device.largestBuffer;
   const together = Math.max(1, Math.floor(limit / (3 * width * width * 4)));
   const modulations: Modulation[] = [];
   for (let first = 0; first <= depth; first += together) {

@@ -1,5 +1,6 @@
 /** One batch of images: its reveal loop recorded as one program a step, replayed without any readback. */
 import { EmigmError } from '../errors.ts';
+import { bufferBytes } from '../gpu/device.ts';
 import type { Program, Recorder } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
@@ -80,14 +81,7 @@ export class BatchSampler {
   private readonly session: Session;
   private readonly structure: string;
   private readonly programs: { times: Program; steps: Program[]; finish: Program };
-  private readonly tensors: {
-    tokens: Tensor;
-    index: Tensor;
-    noiseRows: Tensor;
-    netTimes: Tensor;
-    times: Tensor;
-    images: Tensor;
-  };
+  private readonly tensors: Record<'tokens' | 'index' | 'noiseRows' | 'netTimes' | 'times' | 'images', Tensor>;
 
   constructor(model: Emigm, input: BatchInput, options: BatchOptions) {
     const { device, config, tokenDim, sequenceLength } = model;
@@ -105,14 +99,14 @@ export class BatchSampler {
     );
     const { channels, patchSize: patch } = config;
     const side = gridSize(config);
-    this.tensors = {
-      tokens: device.tensor([this.size * sequenceLength, tokenDim], 'f32', 'tokens'),
-      index: device.tensor([Math.max(1, layout.values.length)], 'u32', 'indices'),
-      noiseRows: device.tensor([layout.noiseRows.length / 2, 2], 'u32', 'noise rows'),
-      netTimes: device.tensor([netTimes.length], 'f32', 'head times', netTimes),
-      times: device.tensor([netTimes.length, model.head.width], 'f32', 'time embeddings'),
-      images: device.tensor([this.size, channels, side * patch, side * patch], 'f32', 'images'),
-    };
+    this.tensors = createAll({
+      tokens: () => device.tensor([this.size * sequenceLength, tokenDim], 'f32', 'tokens'),
+      index: () => device.tensor([Math.max(1, layout.values.length)], 'u32', 'indices'),
+      noiseRows: () => device.tensor([layout.noiseRows.length / 2, 2], 'u32', 'noise rows'),
+      netTimes: () => device.tensor([netTimes.length], 'f32', 'head times', netTimes),
+      times: () => device.tensor([netTimes.length, model.head.width], 'f32', 'time embeddings'),
+      images: () => device.tensor([this.size, channels, side * patch, side * patch], 'f32', 'images'),
+    });
     const noise: NoiseSource =
       options.noise ??
       ((r, out, { step, headStep, first, count, copy }) => {
@@ -155,13 +149,11 @@ export class BatchSampler {
     return this.session.prepare();
   }
 
-  /** Bytes of transient memory, and of its largest buffer; known before any is taken. */
-  get arenaBytes(): number {
-    return this.session.plan().reduce((a, b) => a + b, 0);
-  }
-
-  get largestBuffer(): number {
-    return Math.max(0, ...this.session.plan());
+  /** Bytes that the batch takes besides the weights: in all, and its largest buffer. Known before `prepare`. */
+  get memory(): { total: number; largest: number } {
+    const own = Object.values(this.tensors).map(({ bytes }) => bytes);
+    const buffers = [...own, ...this.session.plan()].map(bufferBytes);
+    return { total: buffers.reduce((a, b) => a + b, 0), largest: Math.max(...buffers) };
   }
 
   /** Puts a batch's labels, orders and indices on the device. Its structure must fit. */
@@ -259,6 +251,18 @@ export class BatchSampler {
       return layout;
     });
     return { values: list.values, noiseRows, steps: layouts };
+  }
+}
+
+/** Creates tensors in order; when one does not fit, frees those before it. */
+function createAll<Name extends string>(make: Record<Name, () => Tensor>): Record<Name, Tensor> {
+  const tensors = {} as Record<Name, Tensor>;
+  try {
+    for (const name of Object.keys(make) as Name[]) tensors[name] = make[name]();
+    return tensors;
+  } catch (error) {
+    for (const tensor of Object.values<Tensor>(tensors)) tensor.destroy();
+    throw error;
   }
 }
 

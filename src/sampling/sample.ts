@@ -1,13 +1,10 @@
 /** Sampling images: the run split into batches, each replayed step by step, with progress, timing and cancellation. */
 import { EmigmError } from '../errors.ts';
-import { mib } from '../gpu/device.ts';
 import { PartTimer } from '../gpu/timer.ts';
-import { stepGuidance } from '../masking/guidance.ts';
-import { revealPlan } from '../masking/reveal.ts';
-import { gridSize } from '../models/config.ts';
 import type { Emigm } from '../models/emigm.ts';
-import { BatchSampler, type BatchInput } from './batch.ts';
-import { HeadSampler } from './head_sampler.ts';
+import type { BatchSampler } from './batch.ts';
+import { prepareBatch } from './memory.ts';
+import { planBatch } from './plan.ts';
 import { resolveSettings, type SampleSettings } from './settings.ts';
 
 export interface SampleProgress {
@@ -68,40 +65,6 @@ export interface SampleStats {
   };
 }
 
-/** Steps of a batch: positions by seed and image index, guidance by schedule and interval. */
-export function planBatch(
-  model: Emigm,
-  settings: SampleSettings,
-  classes: readonly (number | undefined)[],
-  indices: readonly number[],
-): BatchInput {
-  const { seed, steps, maskSchedule, counts, order, cfg, cfgSchedule, cfgInterval } = settings;
-  const seqLen = model.sequenceLength;
-  const plan = revealPlan({
-    seed,
-    steps,
-    seqLen,
-    counts,
-    order,
-    schedule: maskSchedule,
-    gridWidth: gridSize(model.config),
-    imageIndices: indices,
-  });
-  return {
-    classRows: classes.map((number) => number ?? model.unconditional),
-    imageIndices: [...indices],
-    steps: plan.steps.map(({ positions, s, revealedAfter }) => {
-      const { guided, scale } = stepGuidance(
-        { cfg, schedule: cfgSchedule, interval: cfgInterval },
-        s,
-        revealedAfter,
-        seqLen,
-      );
-      return { positions, guidance: guided ? scale : undefined };
-    }),
-  };
-}
-
 /**
  * Samples images batch by batch. Each depends on the seed, its index, its class and the settings alone, not on the
  * batch in which it is made.
@@ -116,7 +79,6 @@ export async function* sampleBatches(
   const settings = resolveSettings(rest);
   check(model, classes, batch, indices);
   const { device } = model;
-  const head = new HeadSampler(settings);
   const timer = device.hasTimestamps ? new PartTimer(device) : undefined;
   let sampler: BatchSampler | undefined;
   const abort = () => {
@@ -131,8 +93,8 @@ export async function* sampleBatches(
       const input = planBatch(model, settings, classes.slice(first, first + batch), chosen);
       if (!sampler?.fits(input)) {
         sampler?.dispose();
-        sampler = new BatchSampler(model, input, { seed: settings.seed, head, outputScale });
-        await prepareOrAdvise(sampler, model, settings, input, outputScale);
+        sampler = undefined;
+        sampler = await prepareBatch(model, settings, input, outputScale);
       }
       sampler.load(input);
       stats.seconds.prepare += lap();
@@ -222,51 +184,4 @@ function check(
     if (!(Number.isInteger(index) && index >= 0 && index < 2 ** 32))
       bad(`image index ${index} is not in 0 .. 2^32 - 1`);
   }
-}
-
-/** Takes the memory of a batch; when that fails says how much it was and which batch size fits. */
-async function prepareOrAdvise(
-  sampler: BatchSampler,
-  model: Emigm,
-  settings: SampleSettings,
-  input: BatchInput,
-  outputScale: number | undefined,
-): Promise<void> {
-  try {
-    await sampler.prepare();
-    await model.device.done();
-  } catch (cause) {
-    if (!(cause instanceof EmigmError) || cause.code !== 'memory') throw cause;
-    const needed = mib(sampler.arenaBytes);
-    sampler.dispose();
-    const fits = largestBatch(model, settings, input, outputScale);
-    const advice = fits > 0 ? `use --batch ${fits}` : 'this adapter is too small for this model';
-    throw new EmigmError(
-      'memory',
-      `a batch of ${input.classRows.length} needs ${needed} besides the weights: ${cause.message}; ${advice}`,
-    );
-  }
-}
-
-/** The largest power of two below the batch whose every buffer the adapter allows; 0 if none. */
-function largestBatch(
-  model: Emigm,
-  settings: SampleSettings,
-  input: BatchInput,
-  outputScale: number | undefined,
-): number {
-  const head = new HeadSampler(settings);
-  for (let size = 2 ** Math.floor(Math.log2(Math.max(1, input.classRows.length - 1))); size >= 1; size /= 2) {
-    const part: BatchInput = {
-      classRows: input.classRows.slice(0, size),
-      imageIndices: input.imageIndices.slice(0, size),
-      steps: input.steps.map((step) => ({ ...step, positions: step.positions.slice(0, size) })),
-    };
-    const sampler = new BatchSampler(model, part, { seed: settings.seed, head, outputScale });
-    const largest = sampler.largestBuffer;
-    sampler.dispose();
-    if (largest <= Math.min(model.device.limits.maxStorageBufferBindingSize, model.device.limits.maxBufferSize))
-      return size;
-  }
-  return 0;
 }

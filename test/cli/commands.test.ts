@@ -1,6 +1,7 @@
 import { execFileSync, spawnSync } from 'node:child_process';
 import {
   copyFileSync,
+  cpSync,
   linkSync,
   mkdirSync,
   mkdtempSync,
@@ -199,6 +200,7 @@ test('as it is installed: compiled, started by node', () => {
   const build = join(root, 'node_modules/.cache/emigm-wgsl-test'); // where the dependencies are found
   mkdirSync(build, { recursive: true });
   copyFileSync(join(root, 'package.json'), join(build, 'package.json'));
+  cpSync(join(root, 'kernels'), join(build, 'kernels'), { recursive: true });
   const tsc = join(root, 'node_modules/typescript/bin/tsc');
   execFileSync(process.execPath, [tsc, '-p', root, '--outDir', join(build, 'dist'), '--declaration', 'false']);
   const main = join(build, 'dist/cli/main.js');

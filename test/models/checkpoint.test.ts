@@ -16,7 +16,6 @@ import {
 } from '../../src/models/config.ts';
 import { inferConfig } from '../../src/models/infer.ts';
 import { checkInfo, infoFromArgs } from '../../src/models/info.ts';
-import { samplingMemory } from '../../src/models/memory.ts';
 import { formulaWeight, goldenFiles, goldenPath, loadGolden } from '../helpers/golden.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'emigm-models-'));
@@ -302,15 +301,4 @@ describe('information', () => {
     expect(() => checkInfo(info, tiny, 'info.json')).toThrow(`info.json: `);
     expect(() => checkInfo(info, tiny, 'info.json')).toThrow(message);
   });
-});
-
-test('memory: weights exact, activations grow with the batch, half of it in f16', () => {
-  const config = presets['b-256'];
-  const one = samplingMemory(config, 1);
-  const eight = samplingMemory(config, 8);
-  expect(one.weights).toBe(parameterCounts(config).total * 4);
-  expect(eight.activations).toBe(8 * one.activations);
-  expect(samplingMemory(config, 8, 'f16').total).toBe(eight.total / 2);
-  // At least the widest single activation: the hidden layer of a block for 2 x 8 sequences.
-  expect(eight.activations).toBeGreaterThan(16 * 320 * 4 * 768 * 4);
 });

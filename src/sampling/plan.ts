@@ -1,0 +1,41 @@
+/** What a batch does in each step, decided on the host before the device starts. */
+import { stepGuidance } from '../masking/guidance.ts';
+import { revealPlan } from '../masking/reveal.ts';
+import { gridSize } from '../models/config.ts';
+import type { Emigm } from '../models/emigm.ts';
+import type { BatchInput } from './batch.ts';
+import type { SampleSettings } from './settings.ts';
+
+/** Steps of a batch: positions by seed and image index, guidance by schedule and interval. */
+export function planBatch(
+  model: Emigm,
+  settings: SampleSettings,
+  classes: readonly (number | undefined)[],
+  indices: readonly number[],
+): BatchInput {
+  const { seed, steps, maskSchedule, counts, order, cfg, cfgSchedule, cfgInterval } = settings;
+  const seqLen = model.sequenceLength;
+  const plan = revealPlan({
+    seed,
+    steps,
+    seqLen,
+    counts,
+    order,
+    schedule: maskSchedule,
+    gridWidth: gridSize(model.config),
+    imageIndices: indices,
+  });
+  return {
+    classRows: classes.map((number) => number ?? model.unconditional),
+    imageIndices: [...indices],
+    steps: plan.steps.map(({ positions, s, revealedAfter }) => {
+      const { guided, scale } = stepGuidance(
+        { cfg, schedule: cfgSchedule, interval: cfgInterval },
+        s,
+        revealedAfter,
+        seqLen,
+      );
+      return { positions, guidance: guided ? scale : undefined };
+    }),
+  };
+}

@@ -1,0 +1,118 @@
+/** Memory of a sampling run: what is planned without a driver is what a run takes, and what does not fit is refused well. */
+import { afterEach, describe, expect, it } from 'vitest';
+import { Device, type DeviceOptions } from '../../src/gpu/device.ts';
+import type { ModelConfig } from '../../src/models/config.ts';
+import { Emigm } from '../../src/models/emigm.ts';
+import { CPU_DRIVER, samplingMemory } from '../../src/sampling/memory.ts';
+import { sample } from '../../src/sampling/sample.ts';
+import { toyConfig, toySource } from '../helpers/toy.ts';
+
+const settings = { steps: 4, headSteps: 4, cfg: 2, cfgInterval: [0, 1] as [number, number], seed: 5 };
+const classesOf = (count: number, config: ModelConfig = toyConfig) =>
+  Array.from({ length: count }, (_, i) => i % config.classes);
+
+let opened: Device[] = [];
+afterEach(() => {
+  for (const device of opened) device.dispose();
+  opened = [];
+});
+
+async function open(options: DeviceOptions = {}, config = toyConfig) {
+  const device = await Device.open(options);
+  opened.push(device);
+  return { device, model: await Emigm.load(device, config, toySource(config)) };
+}
+
+describe('the plan is what a run takes', () => {
+  const configs: [string, ModelConfig][] = [
+    ['MAE', toyConfig],
+    ['single encoder', { ...toyConfig, mae: false, maskGuidance: false }],
+  ];
+  it.each(configs)('%s', async (_, config) => {
+    const { device, model } = await open({}, config);
+    for (const batch of [1, 7, 32]) {
+      const planned = await samplingMemory(config, { batch, settings, stored: 'f32', device });
+      expect(planned.weights).toBe(device.allocated);
+      device.peak = 0;
+      await sample(model, { ...settings, classes: classesOf(batch, config), batch });
+      // Besides the plan: stand-ins for operands that are left out, a few hundred bytes each.
+      expect(device.peak - planned.total).toBeGreaterThanOrEqual(0);
+      expect(device.peak - planned.total).toBeLessThan(4096);
+      expect(planned.largest).toBeLessThan(planned.activations);
+      for (const tensor of leftovers(device)) tensor.destroy();
+    }
+  });
+
+  it('for a CPU driver that this machine need not have', async () => {
+    const { device } = await open();
+    const here = await samplingMemory(toyConfig, { batch: 16, settings, stored: 'f32', device });
+    const there = await samplingMemory(toyConfig, { batch: 16, settings, stored: 'f32', device: CPU_DRIVER });
+    expect(Math.abs(there.total / here.total - 1)).toBeLessThan(0.05);
+  });
+
+  it('half as much for weights in f16, more for more images', async () => {
+    const of = (batch: number, stored: 'f32' | 'f16') => samplingMemory(toyConfig, { batch, settings, stored });
+    const [one, eight, half] = [await of(1, 'f32'), await of(8, 'f32'), await of(8, 'f16')];
+    expect(half.activations).toBe(eight.activations);
+    expect(half.weights).toBeLessThan(0.8 * eight.weights); // biases, norms and embeddings stay f32
+    expect(eight.activations).toBeGreaterThan(4 * one.activations);
+    expect(eight.weights).toBe(one.weights);
+  });
+});
+
+/** Stand-ins stay with the device; freed so that the next run is counted from the same start. */
+function leftovers(device: Device) {
+  const { dummies } = device as unknown as { dummies: { destroy(): void }[] };
+  return dummies.splice(0);
+}
+
+describe('more memory than there is', () => {
+  const planned = (batch: number, device: Device) =>
+    samplingMemory(toyConfig, { batch, settings, stored: 'f32', device });
+
+  it('names a batch size that fits, and it does', async () => {
+    const { device: unlimited } = await open();
+    const [two, four] = [await planned(2, unlimited), await planned(4, unlimited)];
+    const { device, model } = await open({ memory: (two.total + four.total) / 2 });
+    const weights = device.allocated;
+    const draw = (batch: number) => sample(model, { ...settings, classes: classesOf(9), batch });
+    await expect(draw(9)).rejects.toMatchObject({
+      code: 'memory',
+      message: expect.stringMatching(
+        /^a batch of 9 needs \S+ MiB besides the weights: .* MiB, .* that may be used are taken; use --batch 2$/,
+      ),
+    });
+    expect(device.allocated - weights).toBeLessThan(4096);
+    await expect(draw(4)).rejects.toThrow(/use --batch 2$/);
+    expect((await draw(2)).images).toHaveLength(9);
+  });
+
+  it('says when no batch fits', async () => {
+    const { device: unlimited } = await open();
+    const { weights } = await planned(1, unlimited);
+    const { model } = await open({ memory: weights + 2048 });
+    await expect(sample(model, { ...settings, classes: [0] })).rejects.toMatchObject({
+      code: 'memory',
+      message: expect.stringMatching(/too large for this adapter at any batch size$/),
+    });
+  });
+
+  it('says when the weights alone do not fit', async () => {
+    await expect(open({ memory: 10_000 })).rejects.toMatchObject({ code: 'memory' });
+  });
+
+  it("respects the adapter's largest buffer", async () => {
+    const config = { ...toyConfig, imageSize: 64 }; // 1024 tokens an image
+    const { device, model } = await open({ adapter: 'null' }, config);
+    const run = { ...settings, headSteps: 1, steps: 2 };
+    const error = await sample(model, { ...run, classes: classesOf(300, config), batch: 300 }).catch((e) => e);
+    expect(error).toMatchObject({ code: 'memory' });
+    const [, size] = /needs a buffer of .* allows 128\.0 MiB; use --batch (\d+)$/.exec(error.message)!;
+    const largest = async (batch: number) => {
+      const plan = await samplingMemory(config, { batch, settings: run, stored: model.head.input.stored, device });
+      return plan.largest;
+    };
+    expect(await largest(Number(size))).toBeLessThanOrEqual(device.largestBuffer);
+    expect(await largest(2 * Number(size))).toBeGreaterThan(device.largestBuffer);
+  });
+});
