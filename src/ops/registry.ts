@@ -1,11 +1,13 @@
 /** Every op, for tests and benchmarks to walk. */
 import { attentionOp } from './attention.ts';
 import { attentionGradient } from './attention_backward.ts';
+import { convOp } from './conv_op.ts';
 import { ddpmOp, dpmSolverOp, normalOp, sinusoidOp } from './diffusion.ts';
 import { dropoutOp } from './dropout.ts';
 import { activationOp, gateOp } from './elementwise.ts';
 import { layernormOp } from './layernorm.ts';
 import { layernormGradient } from './layernorm_backward.ts';
+import { headLossOp, qSampleOp } from './loss.ts';
 import { matmulOp } from './matmul.ts';
 import { matmulGradient } from './matmul_backward.ts';
 import type { Op } from './op.ts';
@@ -35,4 +37,7 @@ export const ops: readonly Op[] = [
   dpmSolverOp,
   ddpmOp,
   normalOp,
+  qSampleOp,
+  headLossOp,
+  convOp,
 ];
