@@ -8,4 +8,6 @@ export interface Io {
   readonly columns: number | undefined;
   /** Aborted when the user stops the command. */
   readonly signal: AbortSignal;
+  /** Says that the command takes its time to save when it is stopped; only a second Ctrl-C ends it at once. */
+  savesWhenStopped?(): void;
 }

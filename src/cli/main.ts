@@ -7,11 +7,14 @@ const STOPPED = 130; // 128 + SIGINT, as shells have it
 const GRACE = 1000; // milliseconds that a command has to clean up after Ctrl-C
 
 const stop = new AbortController();
-process.on('SIGINT', () => {
+let saves = false;
+function onSignal(): void {
   if (stop.signal.aborted) process.exit(STOPPED);
   stop.abort();
-  setTimeout(() => process.exit(STOPPED), GRACE).unref();
-});
+  if (!saves) setTimeout(() => process.exit(STOPPED), GRACE).unref();
+}
+process.on('SIGINT', onSignal);
+process.on('SIGTERM', onSignal);
 // `emigm inspect FILE | head`: the reader has seen enough.
 process.stdout.on('error', (error: NodeJS.ErrnoException) => {
   process.exit(error.code === 'EPIPE' ? 0 : 1);
@@ -22,6 +25,9 @@ const io: Io = {
   err: (line) => void process.stderr.write(`${line}\n`),
   columns: process.stderr.isTTY ? process.stderr.columns : undefined,
   signal: stop.signal,
+  savesWhenStopped: () => {
+    saves = true;
+  },
 };
 
 const code = await run(process.argv.slice(2), io);

@@ -6,6 +6,7 @@ import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type AttentionShape, attention, type Slice } from '../ops/attention.ts';
 import { attentionBackward } from '../ops/attention_backward.ts';
+import { type Dropout, dropout } from '../ops/dropout.ts';
 import { activation, activationBackward, type Columns, gate, gateBackward, sumRepeats } from '../ops/elementwise.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
 import { layernormBackward } from '../ops/layernorm_backward.ts';
@@ -71,7 +72,7 @@ export class Tape {
   /** Leaves a note; `record` is called in reverse order of notes. */
   note(record: () => void): void {
     const { part } = this.r;
-    this.notes.push(() => this.r.within(part, record));
+    this.notes.push(() => this.r.within(`${part} backward`, record));
   }
 
   /** The gradient of `x` so far; undefined: nothing depends on it. */
@@ -155,19 +156,19 @@ export class Tape {
     return y;
   }
 
-  /** Self-attention over a fused qkv[batch, length, 3 * heads * headDim]. */
-  attention(qkv: Tensor, shape: AttentionShape): Tensor {
+  /** Self-attention over a fused qkv[batch, length, 3 * heads * headDim], with dropout of its weights. */
+  attention(qkv: Tensor, shape: AttentionShape, dropout?: Dropout): Tensor {
     const { r } = this;
     const width = shape.heads * shape.headDim;
     const part = (i: number): Slice => ({ tensor: qkv, stride: 3 * width, offset: i * width });
     const slices = [part(0), part(1), part(2)] as const;
     const lse = r.temp([shape.batch, shape.heads, shape.queries], 'f32', 'log-sum-exp');
-    const out = attention(r, ...slices, shape, { lse });
+    const out = attention(r, ...slices, shape, { lse, dropout });
     this.note(() => {
       const dOut = this.gradient(out);
       if (!dOut) return;
       const { tensor } = this.target(qkv);
-      attentionBackward(r, slices, { out, lse }, dOut, shape, { dQ: tensor, dKv: tensor });
+      attentionBackward(r, slices, { out, lse }, dOut, shape, { dQ: tensor, dKv: tensor, dropout });
     });
     return out;
   }
@@ -182,6 +183,19 @@ export class Tape {
       if (!dY) return;
       gateBackward(r, x, columns, dY, width, this.target(modulation.tensor).tensor, this.target(x).tensor);
       this.seed(residual, dY);
+    });
+    return y;
+  }
+
+  /** y = [residual +] dropout(x). The residual's gradient takes over y's memory. */
+  dropout(x: Tensor, options: Dropout, residual?: Tensor): Tensor {
+    const { r } = this;
+    const y = dropout(r, x, options, { residual });
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (!dY) return;
+      this.seed(x, dropout(r, dY, options));
+      if (residual) this.seed(residual, dY);
     });
     return y;
   }

@@ -11,7 +11,7 @@ import type { Modulation, Tape, TapeLinear, TapeNorm, TapeTable } from '../nn/ta
 import { sinusoid, sinusoidFrequencies } from '../ops/diffusion.ts';
 import { createTrainableLinear, destroyTrainableLinear, refreshLinear } from '../ops/matmul_backward.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
-import { type TrainedBlock, transformerBlock } from '../nn/tape_block.ts';
+import { BLOCK_DROPOUTS, type TrainedBlock, transformerBlock } from '../nn/tape_block.ts';
 import type { MicroBatchShape } from './micro_batch.ts';
 import type { Parameters } from './parameters.ts';
 
@@ -44,6 +44,8 @@ export interface NetworkIndices {
 export interface NetworkOptions {
   /** Keep only the inputs of blocks and compute the rest again in the backward pass. */
   checkpointing?: boolean;
+  /** Dropout in the blocks: keys u32 [`dropoutPlaces`, 2] and probabilities. */
+  dropout?: { keys: Tensor; attention: number; projection: number };
 }
 
 export class TrainingNetwork {
@@ -187,7 +189,7 @@ export class TrainingNetwork {
       const input = tape.encoderInput(classes, embedded, places, this.encoder.position, sequence);
       let x = tape.layernorm(input, width, { affine: this.encoder.embedNorm });
       if (!mae) tape.replaceMasked(x, at.slot, this.maskToken, { batch, buffer, grid, width });
-      for (const block of this.encoderBlocks) x = this.block(tape, x, block, batch, buffer + visible, options);
+      for (const i of this.encoderBlocks.keys()) x = this.block(tape, x, i, batch, buffer + visible, options);
       return tape.layernorm(x, width, { affine: this.encoder.norm });
     });
     return r.within('decoder', () => {
@@ -197,7 +199,8 @@ export class TrainingNetwork {
       const places = { visible: at.visible, slot: at.place };
       const sequence = { batch, buffer, grid, from, width };
       let x = tape.decoderInput(embedded, places, this.maskToken, this.decoder.position, sequence);
-      for (const block of this.decoderBlocks) x = this.block(tape, x, block, batch, buffer + grid, options);
+      const first = this.encoderBlocks.length;
+      for (const i of this.decoderBlocks.keys()) x = this.block(tape, x, first + i, batch, buffer + grid, options);
       const asked = tape.gather(
         x,
         { index: at.decoderRows, inverse: at.rowOfDecoder, count: rows, rows: batch * (buffer + grid) },
@@ -209,16 +212,17 @@ export class TrainingNetwork {
     });
   }
 
-  private block(
-    tape: Tape,
-    x: Tensor,
-    block: TrainedBlock,
-    batch: number,
-    length: number,
-    { checkpointing }: NetworkOptions,
-  ): Tensor {
-    const run = (on: Tape) => transformerBlock(on, x, block, batch, length);
-    return checkpointing ? tape.checkpoint(x, run) : run(tape);
+  /** Block number `i`, those of the decoder after those of the encoder. */
+  private block(tape: Tape, x: Tensor, i: number, batch: number, length: number, options: NetworkOptions): Tensor {
+    const block = [...this.encoderBlocks, ...this.decoderBlocks][i];
+    const drop = options.dropout && { ...options.dropout, row: BLOCK_DROPOUTS * i };
+    const run = (on: Tape) => transformerBlock(on, x, block, batch, length, drop);
+    return options.checkpointing ? tape.checkpoint(x, run) : run(tape);
+  }
+
+  /** Rows that `NetworkOptions.dropout.keys` has. */
+  get dropoutPlaces(): number {
+    return BLOCK_DROPOUTS * (this.encoderBlocks.length + this.decoderBlocks.length);
   }
 
   /**
