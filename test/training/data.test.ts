@@ -157,6 +157,23 @@ describe('folders of pictures', () => {
     await data.close();
   });
 
+  test('a scale that gives the pixels unit variance', async () => {
+    const root = place('scaled');
+    await pictureSet(root, { a: 3, b: 4 }, random());
+    const options: DataOptions = { ...PIXELS, batch: 7, dataScale: 'unit-variance' };
+    for (const memoryBudget of [0, 1e6]) {
+      const data = await openTrainingData(root, { ...options, memoryBudget });
+      const { images } = await data.batch(0);
+      const mean = images.reduce((a, b) => a + b) / images.length;
+      const variance = images.reduce((a, b) => a + (b - mean) ** 2, 0) / images.length;
+      expectClose([variance], [1], { relative: 1e-5 });
+      await data.close();
+      expect(await batches(root, { ...PIXELS, batch: 7, dataScale: data.scale }, [0])).toEqual(
+        [await batches(root, options, [0])].flat(),
+      );
+    }
+  });
+
   describe('a damaged picture', () => {
     test.each([
       ['in memory', 1e6],

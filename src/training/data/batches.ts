@@ -8,6 +8,8 @@ import type { Batch, ItemStore, TrainingData } from './types.ts';
 /** What turns an item into numbers of the network. */
 export interface Conversion<Row extends Uint8Array | Float32Array> {
   readonly shape: TrainingData['shape'];
+  /** What pixels or latents are multiplied by. */
+  readonly scale: number;
   /** Whether the store is asked for mirrored items (else `convert` mirrors). */
   readonly storedMirrored: boolean;
   convert(row: Row, out: Float32Array, item: { epoch: number; index: number; flipped: boolean }): void;
@@ -24,6 +26,7 @@ export function pictureConversion(size: number, dataScale: number): Conversion<U
   const pixels = size * size;
   return {
     shape: { channels: 3, height: size, width: size },
+    scale: dataScale,
     storedMirrored: false,
     convert(row, out, { flipped }) {
       for (let y = 0; y < size; y++) {
@@ -53,6 +56,7 @@ export function latentConversion(
   const channels = kind === 'moments' ? stored / 2 : stored;
   return {
     shape: { channels, height, width },
+    scale,
     storedMirrored: true,
     convert(row, out, { epoch, index }) {
       if (kind === 'moments') samplePosterior(row, posteriorNoise(seed, epoch, index, out.length), scale, out);
@@ -121,6 +125,7 @@ export function makeBatches<Row extends Uint8Array | Float32Array>(
     size: labels.length,
     classes,
     shape,
+    scale: conversion.scale,
     description: options.description,
     stepsPerEpoch: order.stepsPerEpoch,
     batch: (step) => batches.at(step),

@@ -3,7 +3,9 @@ import { EmigmError } from '../../errors.ts';
 import { type ClassFolders, listClassFolders } from '../../formats/class_folders.ts';
 import { DecodePool } from '../../formats/decode_pool.ts';
 import { openShard, type Shard } from '../../formats/shard.ts';
-import { type BatchOptions, type Conversion, latentConversion, makeBatches, pictureConversion } from './batches.ts';
+import { type Conversion, latentConversion, makeBatches, pictureConversion } from './batches.ts';
+import { BatchOrder } from './order.ts';
+import { unitVarianceScale } from './scale.ts';
 import { bytesInMemory, keepInMemory, latentFolder, pictureFolder, shardStore } from './stores.ts';
 import type { ItemStore, TrainingData } from './types.ts';
 
@@ -20,8 +22,8 @@ export interface DataOptions {
   size: number;
   /** Mirror half of the items; true by default. */
   flip?: boolean;
-  /** Pixel models: what pixels in [-1, 1] are multiplied by; 1 by default. */
-  dataScale?: number;
+  /** Pixel models: what pixels in [-1, 1] are multiplied by, or what gives them unit variance; 1 by default. */
+  dataScale?: number | 'unit-variance';
   /** Latents: what they are multiplied by; that of KL-16 by default. */
   latentScale?: number;
   /** Go on with the next item, with a warning, where a file cannot be read; false by default. */
@@ -62,8 +64,7 @@ export async function openTrainingData(path: string, options: DataOptions): Prom
 
 function openPictures(folders: ClassFolders, pool: DecodePool, options: DataOptions): Promise<TrainingData> {
   expectPixels(folders.root, options);
-  const store = pictureFolder(folders, options.size, pool);
-  return finish(store, pictureConversion(options.size, options.dataScale ?? 1), 'pictures', Uint8Array, options);
+  return finish(pictureFolder(folders, options.size, pool), pictures(options), 'pictures', Uint8Array, options);
 }
 
 async function openLatents(folders: ClassFolders, pool: DecodePool, options: DataOptions): Promise<TrainingData> {
@@ -71,7 +72,8 @@ async function openLatents(folders: ClassFolders, pool: DecodePool, options: Dat
     const store = await latentFolder(folders, pool);
     // Tokenizers that are not random (DC-AE) are cached without log-variances.
     const kind = store.shape[0] === options.channels ? 'latents' : 'moments';
-    return await finish(store, latents(folders.root, store.shape, kind, options), 'latents', Float32Array, options);
+    const conversion = latents(folders.root, store.shape, kind, options);
+    return await finish(store, async () => conversion, 'latents', Float32Array, options);
   } catch (error) {
     await pool.close();
     throw error;
@@ -89,11 +91,10 @@ async function openShardData(shard: Shard, options: DataOptions): Promise<Traini
           `${shard.path}: images of ${width} x ${height}, but the network takes ${options.size}; pack with --size ${options.size}`,
         );
       }
-      const conversion = pictureConversion(options.size, options.dataScale ?? 1);
-      return await finish(shardStore<Uint8Array>(shard), conversion, 'pictures', Uint8Array, options);
+      return await finish(shardStore<Uint8Array>(shard), pictures(options), 'pictures', Uint8Array, options);
     }
     const conversion = latents(shard.path, shard.shape, shard.content, options);
-    return await finish(shardStore<Float32Array>(shard), conversion, 'latents', Float32Array, options);
+    return await finish(shardStore<Float32Array>(shard), async () => conversion, 'latents', Float32Array, options);
   } catch (error) {
     await shard.close();
     throw error;
@@ -104,6 +105,11 @@ function expectPixels(where: string, { channels }: DataOptions): void {
   if (channels !== 3) {
     throw new EmigmError('input', `${where}: holds pictures, but the network takes latents of ${channels} channels`);
   }
+}
+
+function pictures({ size, dataScale = 1, skipUnreadable }: DataOptions) {
+  return async (store: ItemStore<Uint8Array>): Promise<Conversion<Uint8Array>> =>
+    pictureConversion(size, dataScale === 'unit-variance' ? await unitVarianceScale(store, skipUnreadable) : dataScale);
 }
 
 function latents(
@@ -125,15 +131,16 @@ function latents(
 
 async function finish<Row extends Uint8Array | Float32Array>(
   source: ItemStore<Row>,
-  conversion: Conversion<Row>,
-  what: string,
+  conversionOf: (store: ItemStore<Row>) => Promise<Conversion<Row>>,
+  what: 'pictures' | 'latents',
   array: Uint8ArrayConstructor | Float32ArrayConstructor,
   options: DataOptions,
 ): Promise<TrainingData> {
   const { flip = true, skipUnreadable = false, memoryBudget = MEMORY_BUDGET, prefetch = PREFETCH } = options;
-  const { channels, height, width } = conversion.shape;
-  const mirrored = flip && conversion.storedMirrored;
+  const { batch, seed, onProgress, onWarning, signal } = options;
+  const mirrored = flip && what === 'latents';
   const size = source.labels.length;
+  let store = source;
   try {
     if (mirrored && !source.mirrored) {
       throw new EmigmError(
@@ -141,25 +148,17 @@ async function finish<Row extends Uint8Array | Float32Array>(
         'the shard has no mirrored latents, and latents cannot be mirrored; give --no-flip',
       );
     }
+    new BatchOrder(size, batch, seed); // refuses an impossible batch before anything is read
     const inMemory = bytesInMemory(source, { array, mirrored }) <= Math.min(memoryBudget, ARRAY_LIMIT);
-    const batchOptions: BatchOptions = {
-      batch: options.batch,
-      seed: options.seed,
-      flip,
-      skipUnreadable,
-      prefetch,
-      onWarning: options.onWarning,
-      description:
-        `${size} ${what} of ${source.classes.length} classes, ${channels} x ${height} x ${width}, ` +
-        (inMemory ? 'in memory' : 'read as needed'),
-    };
-    const data = makeBatches(source, conversion, batchOptions); // checks the batch before anything is read
-    if (!inMemory) return data;
-    const { onProgress, signal } = options;
-    const kept = await keepInMemory(source, { array, mirrored, tolerant: skipUnreadable, onProgress, signal });
-    return makeBatches(kept, conversion, batchOptions);
+    if (inMemory) store = await keepInMemory(source, { array, mirrored, tolerant: skipUnreadable, onProgress, signal });
+    const conversion = await conversionOf(store);
+    const { channels, height, width } = conversion.shape;
+    const description =
+      `${size} ${what} of ${source.classes.length} classes, ${channels} x ${height} x ${width}, ` +
+      (inMemory ? 'in memory' : 'read as needed');
+    return makeBatches(store, conversion, { batch, seed, flip, skipUnreadable, prefetch, onWarning, description });
   } catch (error) {
-    await source.close();
+    await store.close();
     throw error;
   }
 }

@@ -19,6 +19,8 @@ export interface TrainingData {
   /** Class names; the place of a name is its class number. */
   readonly classes: readonly string[];
   readonly shape: { readonly channels: number; readonly height: number; readonly width: number };
+  /** What pixels in [-1, 1], or latents, were multiplied by: a model file says it as `dataScale`. */
+  readonly scale: number;
   /** What it is, in a few words: `3068 pictures of 10 classes, 32 x 32, in memory`. */
   readonly description: string;
   readonly stepsPerEpoch: number;
