@@ -5,12 +5,15 @@ import { convOp } from './conv_op.ts';
 import { ddpmOp, dpmSolverOp, normalOp, sinusoidOp } from './diffusion.ts';
 import { dropoutOp } from './dropout.ts';
 import { activationOp, gateOp } from './elementwise.ts';
+import { groupNormOp } from './group_norm.ts';
+import { layoutOp, posteriorOp } from './image.ts';
 import { layernormOp } from './layernorm.ts';
 import { layernormGradient } from './layernorm_backward.ts';
 import { headLossOp, qSampleOp } from './loss.ts';
 import { matmulOp } from './matmul.ts';
 import { matmulGradient } from './matmul_backward.ts';
 import type { Op } from './op.ts';
+import { adamwOp, gradNormOp, scaleOp } from './optimizer.ts';
 import { decoderInputOp, encoderInputOp, gatherOp, patchifyOp, replaceMaskedOp, scatterOp } from './tokens.ts';
 import {
   decoderInputGradient,
@@ -19,6 +22,7 @@ import {
   replaceMaskedGradient,
   scatterGradient,
 } from './tokens_backward.ts';
+import { wideAttentionOp } from './wide_attention.ts';
 
 export const ops: readonly Op[] = [
   { ...matmulOp, gradient: matmulGradient },
@@ -39,5 +43,12 @@ export const ops: readonly Op[] = [
   normalOp,
   qSampleOp,
   headLossOp,
+  gradNormOp,
+  adamwOp,
+  scaleOp,
   convOp,
+  groupNormOp,
+  wideAttentionOp,
+  layoutOp,
+  posteriorOp,
 ];
