@@ -9,6 +9,7 @@ import { registerDoctor } from './doctor.ts';
 import { registerInspect } from './inspect.ts';
 import type { Io } from './io.ts';
 import { registerSample } from './sample.ts';
+import { registerTrain } from './train.ts';
 
 /** Exit codes: done, failed, wrong use. */
 export const EXIT = { done: 0, failed: 1, usage: 2, stopped: 130 } as const;
@@ -19,7 +20,7 @@ export function packageVersion(): string {
 }
 
 /** Each registers one command on the program. */
-const COMMANDS = [registerSample, registerConvert, registerInspect, registerDoctor];
+const COMMANDS = [registerSample, registerTrain, registerConvert, registerInspect, registerDoctor];
 
 export function createProgram(io: Io): Command {
   const program = new Command('emigm')

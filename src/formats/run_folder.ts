@@ -40,3 +40,6 @@ export async function pruneCheckpoints(run: string, keep: number): Promise<void>
   }
   for (const name of await readdir(run)) if (TEMPORARY.test(name)) await unlink(join(run, name)).catch(() => {});
 }
+
+/** A file of the run by name: `model.safetensors`, `log.jsonl`. */
+export const runFile = (run: string, name: string): string => join(run, name);

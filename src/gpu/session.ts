@@ -20,15 +20,19 @@ export class Session {
   private slotBytes: number[] = [];
   private status: Tensor | undefined;
 
-  constructor(device: Device) {
+  private readonly nanGuard: boolean;
+
+  /** With `nanGuard` (by default as the device has it) every result is checked; see `checkFinite`. */
+  constructor(device: Device, options: { nanGuard?: boolean } = {}) {
     this.device = device;
+    this.nanGuard = options.nanGuard ?? device.nanGuard;
   }
 
   /** Records a program. It can run after `prepare`. */
   record(name: string, build: (recorder: Recorder) => void): Program {
     const recorder = new Recorder(this.device);
     build(recorder);
-    if (this.device.nanGuard) this.guard(recorder);
+    if (this.nanGuard) this.guard(recorder);
     const program = { name, dispatches: recorder.dispatches };
     this.pending.push(program);
     return program;

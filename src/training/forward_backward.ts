@@ -35,7 +35,7 @@ export function recordMicroBatch(
   network: TrainingNetwork,
   shape: MicroBatchShape,
   { inputs, table, noise, loss }: MicroBatchTensors,
-  options: NetworkOptions & { dataScale?: number; terms?: Tensor } = {},
+  options: NetworkOptions & { terms?: Tensor } = {},
 ): void {
   const { config, tokenDim: channels } = network;
   const rows = shape.rows * shape.repeats;
@@ -46,7 +46,6 @@ export function recordMicroBatch(
       channels: config.channels,
       side: gridSize(config),
       patch: config.patchSize,
-      scale: options.dataScale,
     }),
   );
   const z = network.conditions(tape, tokens, lists, shape, options);

@@ -71,7 +71,8 @@ export async function train(trainer: Trainer, options: LoopOptions): Promise<num
     const began = performance.now();
     const batch = await data.batch(step);
     const waited = (performance.now() - began) / 1000;
-    queue.push({ step, result: trainer.step(step, batch), waited });
+    const { result } = await trainer.submit(step, batch);
+    queue.push({ step, result, waited });
     step++;
     if (queue.length > AHEAD) await settle();
     if (!pauseAt(step) || step === until) continue;

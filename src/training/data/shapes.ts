@@ -1,0 +1,114 @@
+/** Pictures of plane forms: a data set that anyone can make, for tests and first steps. */
+import { EmigmError } from '../../errors.ts';
+import type { RgbImage } from '../../formats/rgb.ts';
+import { CounterRandom, STREAMS } from '../../random.ts';
+
+/** Whether a point, with the form's centre at 0 and its outermost point 1 away, lies in the form. */
+type Inside = (x: number, y: number) => boolean;
+
+type Point = readonly [number, number];
+
+/** Corners on circles about the centre, the first on top; radii are taken in turn. */
+function corners(count: number, ...radii: number[]): Point[] {
+  return Array.from({ length: count }, (_, i) => {
+    const angle = (2 * Math.PI * i) / count;
+    const radius = radii[i % radii.length];
+    return [radius * Math.sin(angle), -radius * Math.cos(angle)];
+  });
+}
+
+/** Inside a polygon: a ray crosses its border an odd number of times. */
+function polygon(points: readonly Point[]): Inside {
+  return (x, y) => {
+    let inside = false;
+    for (let i = 0, j = points.length - 1; i < points.length; j = i++) {
+      const [xi, yi] = points[i];
+      const [xj, yj] = points[j];
+      if (yi > y !== yj > y && x < ((xj - xi) * (y - yi)) / (yj - yi) + xi) inside = !inside;
+    }
+    return inside;
+  };
+}
+
+const within = (x: number, y: number, radius: number) => x * x + y * y <= radius * radius;
+
+/** The classes; sorted names, so that class numbers follow the list. */
+const FORMS: Readonly<Record<string, Inside>> = {
+  circle: (x, y) => within(x, y, 1),
+  crescent: (x, y) => within(x, y, 1) && !within(x - 0.45, y, 0.8),
+  cross: (x, y) => (Math.abs(x) <= 0.3 && Math.abs(y) <= 0.95) || (Math.abs(y) <= 0.3 && Math.abs(x) <= 0.95),
+  ellipse: (x, y) => within(x, y / 0.5, 1),
+  halfcircle: (x, y) => within(x, y - 0.4, 1) && y <= 0.4,
+  hexagon: polygon(corners(6, 1)),
+  ring: (x, y) => within(x, y, 1) && !within(x, y, 0.6),
+  square: polygon(corners(4, 1)),
+  star: polygon(corners(10, 1, 0.42)),
+  triangle: polygon(corners(3, 1)),
+};
+
+/** Names of the forms; the place of a name is its class number. */
+export const SHAPE_CLASSES: readonly string[] = Object.keys(FORMS).sort();
+
+/** Points of a pixel's side at which the form is tested: 16 grades of a border. */
+const SAMPLES = 4;
+
+type Color = readonly [number, number, number];
+
+/** How different two colours look, roughly: weighted as in luma, 0 to 1. */
+function contrast(a: Color, b: Color): number {
+  const [r, g, bl] = a.map((value, i) => (value - b[i]) / 255);
+  return Math.sqrt(0.3 * r * r + 0.59 * g * g + 0.11 * bl * bl);
+}
+
+const LEAST_CONTRAST = 0.3;
+
+/**
+ * The picture of a number: form `index mod 10`, and of it a random colour, size, place and turn, on a background that
+ * fades between two random colours which the form stands out from. A function of seed, index and size alone; pictures
+ * of other sizes show the same.
+ * @throws EmigmError 'input' for a size below 8
+ */
+export function drawShape(index: number, size: number, seed: number | bigint): RgbImage & { readonly label: number } {
+  if (!Number.isInteger(size) || size < 8) throw new EmigmError('input', `shapes of ${size} pixels; give 8 or more`);
+  const random = new CounterRandom(seed, STREAMS.data, 2);
+  let drawn = 0;
+  const next = (low: number, high: number) => low + (high - low) * random.uniform(index, drawn++);
+  const color = (): Color => [next(0, 255), next(0, 255), next(0, 255)];
+  const label = index % SHAPE_CLASSES.length;
+  const inside = FORMS[SHAPE_CLASSES[label]];
+
+  const radius = next(0.22, 0.42); // in sides of the picture
+  const [centerX, centerY] = [next(radius, 1 - radius), next(radius, 1 - radius)];
+  const turn = next(0, 2 * Math.PI);
+  const form = color();
+  const ground = () => {
+    let found = color();
+    while (contrast(found, form) < LEAST_CONTRAST) found = color();
+    return found;
+  };
+  const near = ground();
+  // The far colour is near the first, so that the background stays calm, and still unlike the form.
+  const far = near.map((value, i) => value + 0.35 * (ground()[i] - value));
+  const fade = next(0, 2 * Math.PI);
+
+  const [cos, sin] = [Math.cos(turn) / radius, Math.sin(turn) / radius];
+  const rgb = new Uint8Array(size * size * 3);
+  for (let py = 0; py < size; py++) {
+    for (let px = 0; px < size; px++) {
+      let covered = 0;
+      for (let s = 0; s < SAMPLES * SAMPLES; s++) {
+        const x = (px + ((s % SAMPLES) + 0.5) / SAMPLES) / size - centerX;
+        const y = (py + (Math.floor(s / SAMPLES) + 0.5) / SAMPLES) / size - centerY;
+        if (inside(cos * x + sin * y, cos * y - sin * x)) covered++;
+      }
+      const share = covered / SAMPLES ** 2;
+      const along = ((px + 0.5) / size - 0.5) * Math.cos(fade) + ((py + 0.5) / size - 0.5) * Math.sin(fade);
+      const t = 0.5 + along / Math.SQRT2;
+      for (let c = 0; c < 3; c++) {
+        const background = near[c] + t * (far[c] - near[c]);
+        rgb[3 * (py * size + px) + c] = Math.round(background + share * (form[c] - background));
+      }
+    }
+  }
+  return { width: size, height: size, rgb, label };
+}

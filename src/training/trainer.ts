@@ -1,0 +1,208 @@
+/** A training run on the device: programs recorded once for each count of masked tokens, one optimizer step after another. */
+import { EmigmError } from '../errors.ts';
+import type { Device } from '../gpu/device.ts';
+import type { Program } from '../gpu/recorder.ts';
+import { Session } from '../gpu/session.ts';
+import type { Tensor } from '../gpu/tensor.ts';
+import { type ModelConfig, sequenceLength } from '../models/config.ts';
+import { dropoutKeys } from '../ops/dropout.ts';
+import { diffusionNoiseKey, type ProcessTable } from '../ops/loss.ts';
+import type { Batch } from './data/types.ts';
+import { drawMicroBatch } from './draws.ts';
+import { processTable, recordMicroBatch } from './forward_backward.ts';
+import { MicroBatchInputs, shapeKey } from './inputs.ts';
+import { layOutMicroBatch, type MicroBatch, type MicroBatchShape } from './micro_batch.ts';
+import { type NetworkOptions, TrainingNetwork } from './network.ts';
+import { Optimizer } from './optimizer.ts';
+import type { Parameters } from './parameters.ts';
+import type { TrainingSettings } from './settings.ts';
+
+export interface StepResult {
+  /** sum(loss * w * mask) / sum(mask) of the step's images, before its update. */
+  loss: number;
+  /** Global L2 norm of the gradient before clipping. */
+  gradient_norm: number;
+}
+
+/** Programs that are kept; each is some thousand dispatches on the host. */
+const MOST_PROGRAMS = 128;
+
+export class Trainer {
+  readonly device: Device;
+  readonly config: ModelConfig;
+  readonly settings: TrainingSettings;
+  readonly parameters: Parameters;
+  private readonly network: TrainingNetwork;
+  private readonly optimizer: Optimizer;
+  private readonly inputs: MicroBatchInputs;
+  private readonly table: ProcessTable;
+  private readonly noiseKey: Tensor;
+  private readonly dropoutKeys: Tensor;
+  private readonly loss: Tensor;
+  private session: Session;
+  private programs = new Map<string, Program>();
+
+  /** Takes the memory that does not depend on the masks; the parameters stay the caller's. */
+  constructor(parameters: Parameters, settings: TrainingSettings) {
+    const { device, config } = parameters;
+    this.device = device;
+    this.config = config;
+    this.settings = settings;
+    this.parameters = parameters;
+    this.network = new TrainingNetwork(parameters);
+    this.optimizer = new Optimizer(parameters, this.network, settings);
+    this.inputs = new MicroBatchInputs(device, config, settings.microBatch, settings.diffusionBatchMul);
+    this.table = processTable(device);
+    this.noiseKey = device.tensor([2], 'u32', 'noise key');
+    this.dropoutKeys = device.tensor([this.network.dropoutPlaces, 2], 'u32', 'dropout keys');
+    this.loss = device.tensor([1], 'f32', 'loss');
+    this.session = new Session(device);
+  }
+
+  /** Micro-batches of a step. */
+  get parts(): number {
+    return this.settings.batch / this.settings.microBatch;
+  }
+
+  /** Learning rate of step number `step`, counted from 0. */
+  learningRate(step: number): number {
+    return this.optimizer.learningRate(step);
+  }
+
+  /**
+   * Compiles the kernels and takes the memory of the largest micro-batches: few masked tokens (long encoder) and all
+   * masked (long head). `refresh` comes first: the weights' copies follow the parameters.
+   */
+  async prepare(): Promise<void> {
+    const { microBatch: images, diffusionBatchMul: repeats } = this.settings;
+    const tokens = sequenceLength(this.config);
+    const of = (masked: number): MicroBatchShape => ({
+      images,
+      visible: this.config.mae ? tokens - masked : tokens,
+      rows: images * masked,
+      repeats,
+    });
+    for (const masked of [tokens, Math.max(2, Math.ceil(tokens / 2))]) this.program(of(masked));
+    await this.session.prepare();
+    await this.optimizer.prepare();
+    this.optimizer.refresh();
+  }
+
+  /** Bytes that the device holds for this run when `prepare` is done; known before for the activations. */
+  get bytes(): number {
+    return this.device.allocated;
+  }
+
+  private networkOptions(): NetworkOptions {
+    const { attentionDropout: attention, projectionDropout: projection, checkpointing } = this.settings;
+    const drops = attention > 0 || projection > 0;
+    return { checkpointing, ...(drops && { dropout: { keys: this.dropoutKeys, attention, projection } }) };
+  }
+
+  private program(shape: MicroBatchShape, session = this.session): Program {
+    const key = shapeKey(shape);
+    const known = session === this.session ? this.programs.get(key) : undefined;
+    if (known) return known;
+    const { inputs, table, loss, noiseKey } = this;
+    const program = session.record(key, (r) => {
+      recordMicroBatch(
+        r,
+        this.network,
+        shape,
+        { inputs, table, noise: { key: noiseKey }, loss },
+        this.networkOptions(),
+      );
+    });
+    if (session === this.session) this.programs.set(key, program);
+    return program;
+  }
+
+  /** Draws micro-batch `part` of a step and puts it on the device, behind what was submitted. */
+  private load(step: number, part: number, { images, labels }: Batch): MicroBatch {
+    const { settings, config } = this;
+    const { seed, microBatch: count } = settings;
+    const tokens = sequenceLength(config);
+    const index = step * this.parts + part;
+    const draws = drawMicroBatch(settings, { images: count, tokens, mae: config.mae }, index);
+    const batch = layOutMicroBatch(config, {
+      ...draws,
+      labels: labels.subarray(part * count, (part + 1) * count),
+      schedule: settings.maskSchedule,
+      weighting: settings.weighting,
+      repeats: settings.diffusionBatchMul,
+      parts: this.parts,
+    });
+    const size = images.length / settings.batch;
+    const { rows, repeats } = batch.shape;
+    this.inputs.write(
+      images.subarray(part * count * size, (part + 1) * count * size),
+      batch,
+      draws.times(rows * repeats),
+    );
+    this.device.write(this.noiseKey, diffusionNoiseKey(seed, index));
+    this.device.write(this.dropoutKeys, dropoutKeys(seed, step, this.network.dropoutPlaces, part));
+    return batch;
+  }
+
+  /**
+   * Submits a step, counted from 0. Resolves when it is in the queue (kernels may have to be compiled first) to the
+   * promise of its result, so that steps can be submitted ahead.
+   */
+  async submit(step: number, batch: Batch): Promise<{ result: Promise<StepResult> }> {
+    if (batch.labels.length !== this.settings.batch) {
+      throw new EmigmError('shape', `a batch of ${batch.labels.length} images, ${this.settings.batch} wanted`);
+    }
+    this.forgetPrograms();
+    this.device.write(this.loss, [0]);
+    for (let part = 0; part < this.parts; part++) {
+      const { shape } = this.load(step, part, batch);
+      const program = this.program(shape);
+      await this.session.prepare();
+      this.session.run(program);
+    }
+    const norm = this.optimizer.step(step);
+    const loss = this.device.read(this.loss);
+    const result = (async () => ({ loss: (await loss)[0], gradient_norm: await norm }))();
+    result.catch(() => {}); // whoever awaits it gets the error
+    return { result };
+  }
+
+  /**
+   * After a step whose loss or gradient was not finite (the optimizer then changes nothing any more): repeats it with
+   * a check behind every op. Returns what came out wrong first, or that nothing did.
+   */
+  async findNonFinite(step: number, batch: Batch): Promise<string> {
+    const guarded = new Session(this.device, { nanGuard: true });
+    try {
+      for (let part = 0; part < this.parts; part++) {
+        const { shape } = this.load(step, part, batch);
+        const program = this.program(shape, guarded);
+        await guarded.prepare();
+        guarded.run(program);
+        await guarded.checkFinite();
+      }
+      return 'every op of the step gives finite numbers when it is repeated';
+    } catch (error) {
+      if (error instanceof EmigmError && error.code === 'numeric') return error.message;
+      throw error;
+    } finally {
+      guarded.dispose();
+    }
+  }
+
+  private forgetPrograms(): void {
+    if (this.programs.size < MOST_PROGRAMS) return;
+    this.session.dispose();
+    this.session = new Session(this.device);
+    this.programs = new Map();
+  }
+
+  /** Frees all but the parameters. */
+  dispose(): void {
+    this.session.dispose();
+    this.optimizer.dispose();
+    this.network.dispose();
+    this.inputs.dispose();
+    for (const tensor of [this.table.tensor, this.noiseKey, this.dropoutKeys, this.loss]) tensor.destroy();
+  }
+}
