@@ -20,6 +20,7 @@ import {
   replaceMasked,
   type SequenceShape,
 } from '../ops/tokens.ts';
+import { zero } from '../ops/optimizer.ts';
 import {
   decoderInputBackward,
   embeddingBackward,
@@ -218,6 +219,20 @@ export class Tape {
     this.note(() => {
       const dY = this.gradient(y);
       if (dY) embeddingBackward(r, dY, rows.uses, rows.count, width, gradient);
+    });
+    return y;
+  }
+
+  /** y[i] = x[index[i]] of computed rows x, any of them any number of times. */
+  lookup(x: Tensor, rows: TableRows, width: number): Tensor {
+    const { r } = this;
+    const y = gatherRows(r, x, rows.index, rows.count, width);
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (!dY) return;
+      const { tensor, accumulate } = this.target(x);
+      if (!accumulate) zero(r, tensor);
+      embeddingBackward(r, dY, rows.uses, rows.count, width, tensor);
     });
     return y;
   }

@@ -51,8 +51,8 @@ export function recordMicroBatch(
   const z = network.conditions(tape, tokens, lists, shape, options);
   const batch = { rows, repeats: shape.repeats, channels };
   const noisy = r.within('loss', () => qSample(r, tokens, lists.targets, inputs.timeIndices, table, batch, noise));
-  const times = inputs.times.view([rows], 0, 'diffusion times');
-  const net = network.headOutput(tape, z, noisy.xT, times, lists.conditionRows, shape);
+  const times = { times: inputs.times, indices: lists.times, uses: lists.timeUses };
+  const net = network.headOutput(tape, z, noisy.xT, times, lists.conditionRows, shape, options);
   const { dNet } = r.within('loss', () =>
     headLoss(r, { net, ...noisy, t: inputs.timeIndices, weights: inputs.weights }, table, batch, {
       terms: options.terms,

@@ -19,6 +19,8 @@ const LISTS = [
   'positionUses',
   'conditionRows',
   'targets',
+  'times',
+  'timeUses',
 ] as const;
 type List = (typeof LISTS)[number];
 
@@ -55,6 +57,8 @@ export class MicroBatchInputs {
       positionUses: 2 * tokens,
       conditionRows: repeats * tokens,
       targets: repeats * tokens,
+      times: repeats * tokens,
+      timeUses: 2 * repeats * tokens,
     };
     const total = LISTS.reduce((sum, name) => sum + sizes[name], 0);
     this.indices = device.tensor([total], 'u32', 'row numbers');
@@ -84,6 +88,8 @@ export class MicroBatchInputs {
       positionUses: rowUses(batch.positions),
       conditionRows: repeated(Uint32Array.from({ length: rows }, (_, i) => i)),
       targets: repeated(batch.targets),
+      times,
+      timeUses: rowUses(times),
     };
     for (const name of LISTS) this.host.set(lists[name], this.lists[name].offset);
     this.device.write(this.indices, this.host);

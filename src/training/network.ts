@@ -12,6 +12,7 @@ import { sinusoid, sinusoidFrequencies } from '../ops/diffusion.ts';
 import { createTrainableLinear, destroyTrainableLinear, refreshLinear } from '../ops/matmul_backward.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
 import { BLOCK_DROPOUTS, type TrainedBlock, transformerBlock } from '../nn/tape_block.ts';
+import { DIFFUSION_STEPS } from './draws.ts';
 import type { MicroBatchShape } from './micro_batch.ts';
 import type { Parameters } from './parameters.ts';
 
@@ -41,9 +42,18 @@ export interface NetworkIndices {
   conditionRows: Index;
 }
 
+/** Diffusion times of the head's rows, as numbers (f32) and as indices with their uses (`rowUses`). */
+export interface HeadTimes {
+  times: Tensor;
+  indices: Index;
+  uses: Index;
+}
+
 export interface NetworkOptions {
   /** Keep only the inputs of blocks and compute the rest again in the backward pass. */
   checkpointing?: boolean;
+  /** Embed all times of the process once and look the rows' up: default where there are more rows than times. */
+  timeTable?: boolean;
   /** Dropout in the blocks: keys u32 [`dropoutPlaces`, 2] and probabilities. */
   dropout?: { keys: Tensor; attention: number; projection: number };
 }
@@ -56,6 +66,7 @@ export class TrainingNetwork {
   private readonly parameters: Parameters;
   private readonly linears: TapeLinear[] = [];
   private readonly frequency: Tensor;
+  private readonly everyTime: Tensor;
   private readonly classes: TapeTable;
   private readonly maskToken: TapeTable;
   private readonly encoder: { embed: TapeLinear; position: TapeTable; embedNorm: TapeNorm; norm: TapeNorm };
@@ -79,6 +90,8 @@ export class TrainingNetwork {
       'frequencies',
       sinusoidFrequencies(TIME_EMBEDDING_DIM),
     );
+    const every = Float32Array.from({ length: DIFFUSION_STEPS }, (_, t) => t);
+    this.everyTime = device.tensor([DIFFUSION_STEPS], 'f32', 'every diffusion time', every);
     this.classes = { table: parameters.classTable(), gradient: parameters.classTable('gradient') };
     this.maskToken = this.table(config.maskGuidance ? 'fake_latent' : 'mask_token');
     this.encoder = {
@@ -225,26 +238,35 @@ export class TrainingNetwork {
     return BLOCK_DROPOUTS * (this.encoderBlocks.length + this.decoderBlocks.length);
   }
 
+  /** Embeddings [repeats * rows, head width] of the rows' times; each of the process's times is embedded once at most. */
+  private timeEmbedding(tape: Tape, at: HeadTimes, all: number, table = all > DIFFUSION_STEPS): Tensor {
+    const { time, width } = this.head;
+    const { r } = tape;
+    const t = table ? this.everyTime : at.times.view([all], 0, 'diffusion times');
+    const wave = sinusoid(r, t, this.frequency, TIME_EMBEDDING_DIM);
+    const hidden = tape.linear(wave, time[0], { activation: 'silu', inputGradient: false });
+    const embedded = tape.linear(hidden, time[1]);
+    return table ? tape.lookup(embedded, { index: at.indices, uses: at.uses, count: all }, width) : embedded;
+  }
+
   /**
-   * The head at noisy tokens x[repeats * rows, tokenDim] and times t[repeats * rows] (f32), conditioned on z[rows]:
+   * The head at noisy tokens x[repeats * rows, tokenDim] and their times, conditioned on z[rows]:
    * [repeats * rows, 2 tokenDim] = [noise | variance].
    */
   headOutput(
     tape: Tape,
     z: Tensor,
     x: Tensor,
-    t: Tensor,
+    times: HeadTimes,
     conditionRows: Index,
     { rows, repeats }: MicroBatchShape,
+    options: NetworkOptions = {},
   ): Tensor {
     const { head } = this;
     const { width } = head;
     const { r } = tape;
     return r.within('head', () => {
-      const all = rows * repeats;
-      const wave = sinusoid(r, t, this.frequency, TIME_EMBEDDING_DIM, r.temp([all, TIME_EMBEDDING_DIM]));
-      const hidden = tape.linear(wave, head.time[0], { activation: 'silu', inputGradient: false });
-      const y = tape.linear(hidden, head.time[1]);
+      const y = this.timeEmbedding(tape, times, rows * repeats, options.timeTable);
       tape.addRepeated(y, tape.linear(z, head.condition), conditionRows, repeats, width);
       const condition = tape.activation('silu', y, width);
       let h = tape.linear(x, head.input, { inputGradient: false });
@@ -264,5 +286,6 @@ export class TrainingNetwork {
   dispose(): void {
     for (const { layer } of this.linears) destroyTrainableLinear(layer);
     this.frequency.destroy();
+    this.everyTime.destroy();
   }
 }
