@@ -5,9 +5,11 @@ import { Command, CommanderError } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
 import { registerConvert } from './convert.ts';
+import { registerData } from './data.ts';
 import { registerDoctor } from './doctor.ts';
 import { registerInspect } from './inspect.ts';
 import type { Io } from './io.ts';
+import { registerPlot } from './plot.ts';
 import { registerSample } from './sample.ts';
 import { registerTrain } from './train.ts';
 
@@ -20,7 +22,15 @@ export function packageVersion(): string {
 }
 
 /** Each registers one command on the program. */
-const COMMANDS = [registerSample, registerTrain, registerConvert, registerInspect, registerDoctor];
+const COMMANDS = [
+  registerSample,
+  registerTrain,
+  registerPlot,
+  registerData,
+  registerConvert,
+  registerInspect,
+  registerDoctor,
+];
 
 export function createProgram(io: Io): Command {
   const program = new Command('emigm')
@@ -29,7 +39,7 @@ export function createProgram(io: Io): Command {
     .helpOption('-h, --help', 'print this help')
     .helpCommand('help [command]', 'print the help of a command');
   for (const register of COMMANDS) register(program, io);
-  for (const command of [program, ...program.commands]) {
+  for (const command of withSubcommands(program)) {
     command
       .exitOverride()
       .showSuggestionAfterError()
@@ -46,6 +56,10 @@ export function createProgram(io: Io): Command {
       });
   }
   return program;
+}
+
+function withSubcommands(command: Command): Command[] {
+  return [command, ...command.commands.flatMap(withSubcommands)];
 }
 
 /** Runs one command line. Never throws: errors become one line on `io.err`, and the exit code that is returned. */
