@@ -11,6 +11,9 @@
 //   schedule   [4]  f32    what changes with the step: rate = learning rate, step_size = rate / (1 - beta1^step),
 //                          bias = 1 / sqrt(1 - beta2^step), average_step = 1 - decay of the average
 //
+// With CLIP and a norm that is not finite nothing changes, the gradient neither: the steps that are queued behind a
+// broken one leave the state as it was before it.
+//
 // offset and size are counted in Vecs. rest1 and rest2 are 1 - beta1 and 1 - beta2, which float32 would round if they
 // were made of beta1 and beta2 here. One invocation a Vec; every number is read once and written once.
 // Grid: ceil(size / 64), folded over y beyond 32768.
@@ -38,6 +41,8 @@ var<immediate> params: Params;
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let at = id.y * 32768 * 64 + id.x;
   if (at >= params.size) { return; }
+  // Bits, because compilers may take every number for finite.
+  if (CLIP && (bitcast<u32>(norm[0]) & 0x7f800000) == 0x7f800000) { return; }
   let i = params.offset + at;
   var g = gradient[i];
   if (CLIP) { g *= min(1, params.max_norm / (norm[0] + 1e-6)); }

@@ -71,7 +71,10 @@ export interface AdamWOptions {
   /** Added to the root of the second moment. Default 1e-8. */
   eps?: number;
   weightDecay: number;
-  /** Largest global norm of the gradient, and the gradient's norm [1] (`gradNorm`). Left out: no clipping. */
+  /**
+   * Largest global norm of the gradient, and the gradient's norm [1] (`gradNorm`). While that is not finite the step
+   * changes nothing, the gradient neither. Left out: no clipping, no such check.
+   */
   clip?: { maxNorm: number; norm: Tensor };
   /** f32 [4] that the host fills with `adamwSchedule` before each replay. */
   schedule: Tensor;
