@@ -74,8 +74,8 @@ async function walk(root: string): Promise<string[]> {
 /**
  * Lists a folder of class folders of pictures (JPEG, PNG, WebP) or of cached latents (`.npz`). Classes are
  * numbered by the sorted names of their folders and files taken in torchvision's ImageFolder order, so
- * numbers agree with it; unlike there, hidden folders are no classes. A folder whose only class folder
- * would be `train`, or that holds `train` with class folders, stands for that one.
+ * numbers agree with it; unlike there, hidden folders are no classes. A folder that holds a folder `train` with
+ * folders in it stands for that one.
  * @throws EmigmError('file') when there is nothing to train on, saying what is missing
  */
 export async function listClassFolders(folder: string): Promise<ClassFolders> {

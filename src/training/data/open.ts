@@ -3,14 +3,15 @@ import { EmigmError } from '../../errors.ts';
 import { type ClassFolders, listClassFolders } from '../../formats/class_folders.ts';
 import { DecodePool } from '../../formats/decode_pool.ts';
 import { openShard, type Shard } from '../../formats/shard.ts';
+import { KL16_LATENT_SCALE } from '../../models/kl16/kl16.ts';
 import { type Conversion, latentConversion, makeBatches, pictureConversion } from './batches.ts';
 import { BatchOrder } from './order.ts';
 import { unitVarianceScale } from './scale.ts';
 import { bytesInMemory, keepInMemory, latentFolder, pictureFolder, shardStore } from './stores.ts';
 import type { ItemStore, TrainingData } from './types.ts';
 
-/** Scale of KL-16 latents, as the official code has it. */
-export const KL16_LATENT_SCALE = 0.2325;
+/** Scale of DC-AE latents, which have no posterior (SPEC section 5). */
+const DCAE_LATENT_SCALE = 0.3189;
 
 export interface DataOptions {
   /** Items a step. */
@@ -24,7 +25,7 @@ export interface DataOptions {
   flip?: boolean;
   /** Pixel models: what pixels in [-1, 1] are multiplied by, or what gives them unit variance; 1 by default. */
   dataScale?: number | 'unit-variance';
-  /** Latents: what they are multiplied by; that of KL-16 by default. */
+  /** Latents: what they are multiplied by; by default 0.2325 (KL-16) for moments, 0.3189 (DC-AE) for plain latents. */
   latentScale?: number;
   /** Go on with the next item, with a warning, where a file cannot be read; false by default. */
   skipUnreadable?: boolean;
@@ -116,7 +117,7 @@ function latents(
   where: string,
   shape: readonly number[],
   kind: 'moments' | 'latents',
-  { channels, size, latentScale = KL16_LATENT_SCALE, seed }: DataOptions,
+  { channels, size, latentScale = kind === 'moments' ? KL16_LATENT_SCALE : DCAE_LATENT_SCALE, seed }: DataOptions,
 ): Conversion<Float32Array> {
   const wanted = kind === 'moments' ? 2 * channels : channels;
   if (shape[0] !== wanted || shape[1] !== size || shape[2] !== size) {

@@ -38,7 +38,7 @@ const FORMS: Readonly<Record<string, Inside>> = {
   crescent: (x, y) => within(x, y, 1) && !within(x - 0.45, y, 0.8),
   cross: (x, y) => (Math.abs(x) <= 0.3 && Math.abs(y) <= 0.95) || (Math.abs(y) <= 0.3 && Math.abs(x) <= 0.95),
   ellipse: (x, y) => within(x, y / 0.5, 1),
-  halfcircle: (x, y) => within(x, y - 0.4, 1) && y <= 0.4,
+  halfcircle: (x, y) => within(x, y - 0.38, 0.92) && y <= 0.38,
   hexagon: polygon(corners(6, 1)),
   ring: (x, y) => within(x, y, 1) && !within(x, y, 0.6),
   square: polygon(corners(4, 1)),
@@ -92,18 +92,23 @@ export function drawShape(index: number, size: number, seed: number | bigint): R
   const fade = next(0, 2 * Math.PI);
 
   const [cos, sin] = [Math.cos(turn) / radius, Math.sin(turn) / radius];
+  const [fadeX, fadeY] = [Math.cos(fade) / Math.SQRT2, Math.sin(fade) / Math.SQRT2];
+  // Pixels whose centres are farther from the form's than its outermost point and half a diagonal lie outside.
+  const reach = (radius + Math.SQRT1_2 / size) ** 2;
   const rgb = new Uint8Array(size * size * 3);
   for (let py = 0; py < size; py++) {
     for (let px = 0; px < size; px++) {
+      const [u, v] = [(px + 0.5) / size, (py + 0.5) / size];
       let covered = 0;
-      for (let s = 0; s < SAMPLES * SAMPLES; s++) {
-        const x = (px + ((s % SAMPLES) + 0.5) / SAMPLES) / size - centerX;
-        const y = (py + (Math.floor(s / SAMPLES) + 0.5) / SAMPLES) / size - centerY;
-        if (inside(cos * x + sin * y, cos * y - sin * x)) covered++;
+      if ((u - centerX) ** 2 + (v - centerY) ** 2 <= reach) {
+        for (let s = 0; s < SAMPLES * SAMPLES; s++) {
+          const x = (px + ((s % SAMPLES) + 0.5) / SAMPLES) / size - centerX;
+          const y = (py + (Math.floor(s / SAMPLES) + 0.5) / SAMPLES) / size - centerY;
+          if (inside(cos * x + sin * y, cos * y - sin * x)) covered++;
+        }
       }
       const share = covered / SAMPLES ** 2;
-      const along = ((px + 0.5) / size - 0.5) * Math.cos(fade) + ((py + 0.5) / size - 0.5) * Math.sin(fade);
-      const t = 0.5 + along / Math.SQRT2;
+      const t = 0.5 + (u - 0.5) * fadeX + (v - 0.5) * fadeY;
       for (let c = 0; c < 3; c++) {
         const background = near[c] + t * (far[c] - near[c]);
         rgb[3 * (py * size + px) + c] = Math.round(background + share * (form[c] - background));
