@@ -3,8 +3,7 @@ import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { DType, Tensor } from '../gpu/tensor.ts';
-import type { Words } from '../random.ts';
-import { type Dropout, dropoutKeys, dropoutLevel, randomBits } from './dropout.ts';
+import { type Dropout, dropoutKeys, dropoutLevel, headKey, randomBits } from './dropout.ts';
 import type { Input, Op, Problem } from './op.ts';
 
 /** Where q, k or v lies: rows of `stride` elements, from column `offset` on. */
@@ -133,8 +132,7 @@ export function problemDropout(t: Readonly<Record<string, Tensor>>, problem: Pro
 /** What dropout multiplies the weight of query i and key j by, in head number `head` of all the batch's. */
 function keptWeight(keys: Float64Array, probability: number, head: number): (i: number, j: number) => number {
   const { threshold, scale } = dropoutLevel(probability);
-  const site: Words = [keys[2 * KEY_ROW], keys[2 * KEY_ROW + 1]];
-  const key: Words = [randomBits(site, 2 * head), randomBits(site, 2 * head + 1)];
+  const key = headKey([keys[2 * KEY_ROW], keys[2 * KEY_ROW + 1]], head);
   return (i, j) => (randomBits(key, i * 65536 + j) >= threshold ? scale : 0);
 }
 

@@ -44,6 +44,11 @@ export function randomBits(key: Words, counter: number): number {
   return (v ^ (v >>> 14)) >>> 0;
 }
 
+/** The key under which attention drops the weights of one head, number b * heads + h, from that of its place. */
+export function headKey(place: Words, head: number): Words {
+  return [randomBits(place, 2 * head), randomBits(place, 2 * head + 1)];
+}
+
 /** How many of the 2^32 values of an element's bits drop it, and by what the others are multiplied. */
 export function dropoutLevel(probability: number): { threshold: number; scale: number } {
   const threshold = Math.round(probability * 2 ** 32);

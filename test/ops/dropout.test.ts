@@ -1,6 +1,8 @@
 /** The bits that dropout is made of: uniform, and independent across elements, places, heads and steps. */
-import { describe, expect, it } from 'vitest';
-import { dropoutKeys, dropoutLevel, randomBits } from '../../src/ops/dropout.ts';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Device } from '../../src/gpu/device.ts';
+import { Session } from '../../src/gpu/session.ts';
+import { dropout, dropoutKeys, dropoutLevel, headKey, randomBits } from '../../src/ops/dropout.ts';
 import type { Words } from '../../src/random.ts';
 import { EmigmError } from '../../src/errors.ts';
 import { random } from '../helpers/numbers.ts';
@@ -32,6 +34,12 @@ function correlation(a: readonly boolean[], b: readonly boolean[], probability: 
   for (let i = 0; i < a.length; i++) sum += (Number(a[i]) - probability) * (Number(b[i]) - probability);
   return Math.abs(sum) / (probability * (1 - probability) * Math.sqrt(a.length));
 }
+
+let device: Device;
+beforeAll(async () => {
+  device = await Device.open();
+});
+afterAll(() => device?.dispose());
 
 describe('dropout', () => {
   const seed = random().integer(0, 2 ** 31);
@@ -89,6 +97,46 @@ describe('dropout', () => {
     for (const [name, other] of Object.entries(others)) {
       expect(worstAgreement(base, bitsOf(other, count)), name).toBeLessThan(SIGMAS);
     }
+  });
+
+  it('is independent across heads, queries and keys of attention', () => {
+    const weights = (head: number, query: number, at: number) =>
+      randomBits(headKey(key(keys, 2), head), query * 65536 + at);
+    const list = (of: (query: number, at: number) => number) =>
+      Uint32Array.from({ length: count }, (_, i) => of(i >>> 8, i & 255));
+    const base = list((query, at) => weights(5, query, at));
+    const others = {
+      'the next head': list((query, at) => weights(6, query, at)),
+      'the next query': list((query, at) => weights(5, query + 1, at)),
+      'the next key': list((query, at) => weights(5, query, at + 1)),
+      'query and key exchanged': list((query, at) => weights(5, at + 256, query + 256)),
+    };
+    for (const [name, other] of Object.entries(others)) {
+      expect(worstAgreement(base, other), name).toBeLessThan(SIGMAS);
+    }
+  });
+
+  it('drops other elements when the keys change, in the program recorded before', async () => {
+    const size = 1000;
+    const tensor = device.tensor([4, 2], 'u32', 'keys', keys);
+    const x = device.tensor([size], 'f32', 'x', new Float32Array(size).fill(1));
+    const y = device.tensor([size], 'f32', 'y');
+    const session = new Session(device);
+    const program = session.record('dropout', (r) => {
+      dropout(r, x, { keys: tensor, row: 3, probability: 0.5 }, { out: y });
+    });
+    await session.prepare();
+    const at = async (step: number) => {
+      device.write(tensor, dropoutKeys(seed, step, 4));
+      session.run(program);
+      return [...(await device.read(y))];
+    };
+    const first = await at(17);
+    const second = await at(18);
+    expect(first.filter((value, i) => value !== second[i]).length).toBeGreaterThan(size / 4);
+    expect(await at(17)).toEqual(first);
+    session.dispose();
+    for (const used of [tensor, x, y]) used.destroy();
   });
 
   it('gives every place, micro-batch and step its own keys', () => {
