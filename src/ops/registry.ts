@@ -2,6 +2,7 @@
 import { attentionOp } from './attention.ts';
 import { attentionGradient } from './attention_backward.ts';
 import { convOp } from './conv_op.ts';
+import { crossEntropyOp } from './cross_entropy.ts';
 import { ddpmOp, dpmSolverOp, normalOp, sinusoidOp } from './diffusion.ts';
 import { dropoutOp } from './dropout.ts';
 import { activationOp, gateOp } from './elementwise.ts';
@@ -43,6 +44,7 @@ export const ops: readonly Op[] = [
   normalOp,
   qSampleOp,
   headLossOp,
+  crossEntropyOp,
   gradNormOp,
   adamwOp,
   scaleOp,
