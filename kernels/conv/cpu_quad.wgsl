@@ -68,14 +68,16 @@ fn window(row: u32, size: vec2u, pad: vec2u) -> Window {
   return Window(corner, row / (size.x * size.y) * params.in_height * params.in_width);
 }
 
-// A pixel's first channels in x, and 1; outside of x the first pixel's, and 0.
-struct Place { at: u32, inside: f32 }
+// Where a pixel's channels begin in x, and whether there is such a pixel; if not, where the first one's do.
+struct Place { at: u32, inside: bool }
+
+fn load(seen: Place, quad: u32) -> vec4f { return select(vec4f(0), vec4f(x[seen.at + quad]), seen.inside); }
 
 fn place(seen: Window, tap: vec2u, first: u32) -> Place {
   let p = seen.corner + tap; // before the first pixel: wraps around, too large
   let inside = p.x < params.in_width && p.y < params.in_height;
   let pixel = select(0, seen.image + p.y * params.in_width + p.x, inside);
-  return Place(pixel * (params.in_channels / 4) + first, select(0.0, 1.0, inside));
+  return Place(pixel * (params.in_channels / 4) + first, inside);
 }
 
 @compute @workgroup_size(LANES)
@@ -111,10 +113,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let x3 = place(window3, offset, first);
     for (var q = 0u; q < group_quads; q++) {
       let weights = w[at + q * LANES];
-      acc0 += weights * meet(vec4f(x[x0.at + q]) * x0.inside);
-      if (ROWS > 4) { acc1 += weights * meet(vec4f(x[x1.at + q]) * x1.inside); }
-      if (ROWS > 8) { acc2 += weights * meet(vec4f(x[x2.at + q]) * x2.inside); }
-      if (ROWS > 12) { acc3 += weights * meet(vec4f(x[x3.at + q]) * x3.inside); }
+      acc0 += weights * meet(load(x0, q));
+      if (ROWS > 4) { acc1 += weights * meet(load(x1, q)); }
+      if (ROWS > 8) { acc2 += weights * meet(load(x2, q)); }
+      if (ROWS > 12) { acc3 += weights * meet(load(x3, q)); }
     }
     at += group_quads * LANES;
   }
