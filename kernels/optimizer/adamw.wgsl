@@ -15,11 +15,12 @@
 // broken one leave the state as it was before it.
 //
 // offset and size are counted in Vecs. rest1 and rest2 are 1 - beta1 and 1 - beta2, which float32 would round if they
-// were made of beta1 and beta2 here. One invocation a Vec; every number is read once and written once.
-// Grid: ceil(size / 64), folded over y beyond 32768.
+// were made of beta1 and beta2 here. A workgroup takes 64 REPEAT Vecs, 64 at a time; every number is
+// read once and written once. Grid: ceil(size / (64 REPEAT)), folded over y beyond 32768.
 // Loshchilov, Hutter 2019, algorithm 2; the order of operations is torch.optim.AdamW's, clipping clip_grad_norm_'s.
 requires immediate_address_space;
 
+const REPEAT: u32 = 1;                // CPU drivers: 32, because a workgroup costs them more than its work
 override CLIP: bool = true;
 
 struct Params {
@@ -38,23 +39,26 @@ struct Schedule { rate: f32, step_size: f32, bias: f32, average_step: f32 }
 var<immediate> params: Params;
 
 @compute @workgroup_size(64)
-fn main(@builtin(global_invocation_id) id: vec3u) {
-  let at = id.y * 32768 * 64 + id.x;
-  if (at >= params.size) { return; }
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
   // Bits, because compilers may take every number for finite.
   if (CLIP && (bitcast<u32>(norm[0]) & 0x7f800000) == 0x7f800000) { return; }
-  let i = params.offset + at;
-  var g = gradient[i];
-  if (CLIP) { g *= min(1, params.max_norm / (norm[0] + 1e-6)); }
-  let m = params.beta1 * first_moment[i] + params.rest1 * g;
-  let v = params.beta2 * second_moment[i] + params.rest2 * g * g;
-  var w = value[i];
-  w -= schedule.rate * params.weight_decay * w;
-  w -= schedule.step_size * m / (sqrt(v) * schedule.bias + params.eps);
-  let a = average[i];
-  value[i] = w;
-  gradient[i] = vec4f(0);
-  first_moment[i] = m;
-  second_moment[i] = v;
-  average[i] = a + schedule.average_step * (w - a);
+  var clip = 1.0;
+  if (CLIP) { clip = min(1, params.max_norm / (norm[0] + 1e-6)); }
+  let first = (group.y * 32768 + group.x) * 64 * REPEAT + lane;
+  let end = min(first + 64 * REPEAT, params.size);
+  for (var at = first; at < end; at += 64) {
+    let i = params.offset + at;
+    let g = clip * gradient[i];
+    let m = params.beta1 * first_moment[i] + params.rest1 * g;
+    let v = params.beta2 * second_moment[i] + params.rest2 * g * g;
+    var w = value[i];
+    w -= schedule.rate * params.weight_decay * w;
+    w -= schedule.step_size * m / (sqrt(v) * schedule.bias + params.eps);
+    let a = average[i];
+    value[i] = w;
+    gradient[i] = vec4f(0);
+    first_moment[i] = m;
+    second_moment[i] = v;
+    average[i] = a + schedule.average_step * (w - a);
+  }
 }

@@ -5,6 +5,7 @@ import type { Recorder } from '../gpu/recorder.ts';
 import { describeTensor, type Tensor } from '../gpu/tensor.ts';
 import { vectors } from './elementwise.ts';
 import { totalLoss } from './loss.ts';
+import { repeats } from './optimizer.ts';
 import { type Arrays, type Gradient, grid1d, type Op, type Problem } from './op.ts';
 
 export interface CrossEntropyInputs {
@@ -101,15 +102,16 @@ export function crossEntropyBackward(
 ): Tensor {
   const dLogits = out ?? r.temp(logits.shape, 'f32', `d ${logits.label}`);
   const { per, consts } = vectors(classes);
+  const repeat = repeats(r.device);
   r.call({
     op: 'cross_entropy backward',
     kernel: {
       file: 'loss/cross_entropy_backward',
-      consts: per === 4 ? {} : { ...consts, Bits: 'u32', PER: 1, STEPS: '0u' },
+      consts: { ...consts, REPEAT: repeat, ...(per === 1 && { Bits: 'u32', PER: 1, STEPS: '0u' }) },
     },
     operands: { logits, labels, stats, weights, d_logits: dLogits },
     params: { size: logits.size / per, width: classes / per, smoothing, uniform_share: smoothing / classes },
-    grid: grid1d(logits.size / per),
+    grid: grid1d(Math.ceil(logits.size / per / repeat)),
     flops: 5 * logits.size,
   });
   return dLogits;

@@ -1,5 +1,6 @@
 /** The optimizer on flat arrays: global norm of the gradient, AdamW with clipping and moving average, fill and scale. */
 import { EmigmError } from '../errors.ts';
+import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import { describeTensor, type Tensor } from '../gpu/tensor.ts';
 import { grid1d, type Op, type Problem } from './op.ts';
@@ -20,6 +21,9 @@ function quads(op: string, x: Tensor, { offset, count }: Range = { offset: 0, co
   }
   return { offset: offset / 4, size: count / 4 };
 }
+
+/** vec4s that an invocation of a plain element-wise kernel takes. */
+export const repeats = ({ isCpu }: Device) => (isCpu ? 32 : 1);
 
 /** vec4s whose squares one workgroup sums. */
 const SPAN = 4096;
@@ -121,7 +125,11 @@ export function adamw(r: Recorder, state: AdamWState, options: AdamWOptions): vo
   }
   r.call({
     op: 'adamw',
-    kernel: { file: 'optimizer/adamw', overrides: { CLIP: clip !== undefined } },
+    kernel: {
+      file: 'optimizer/adamw',
+      consts: { REPEAT: repeats(r.device) },
+      overrides: { CLIP: clip !== undefined },
+    },
     operands: {
       value,
       gradient,
@@ -142,7 +150,7 @@ export function adamw(r: Recorder, state: AdamWState, options: AdamWOptions): vo
       weight_decay: weightDecay,
       max_norm: clip?.maxNorm ?? 0,
     },
-    grid: grid1d(size),
+    grid: grid1d(Math.ceil(size / repeats(r.device))),
     flops: 4 * 17 * size,
   });
 }
@@ -161,10 +169,10 @@ function recordScale(r: Recorder, op: 'scale' | 'zero', x: Tensor, factor: numbe
   const { offset, size } = quads(op, x, range);
   r.call({
     op,
-    kernel: { file: 'optimizer/scale', overrides: { ZERO: op === 'zero' } },
+    kernel: { file: 'optimizer/scale', consts: { REPEAT: repeats(r.device) }, overrides: { ZERO: op === 'zero' } },
     operands: { x },
     params: { offset, size, factor },
-    grid: grid1d(size),
+    grid: grid1d(Math.ceil(size / repeats(r.device))),
     flops: op === 'zero' ? 0 : 4 * size,
   });
 }
