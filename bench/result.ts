@@ -1,0 +1,125 @@
+/** What a benchmark run leaves behind: numbers, and all that is needed to see where they come from. */
+import { execFileSync } from 'node:child_process';
+import { cpus } from 'node:os';
+import { mkdirSync } from 'node:fs';
+import { basename, dirname, isAbsolute } from 'node:path';
+import { versions } from '../src/cli/versions.ts';
+import { writeAtomically } from '../src/formats/files.ts';
+import type { Device } from '../src/gpu/device.ts';
+import { packageFolder } from '../src/gpu/node.ts';
+import type { Problem } from '../src/ops/op.ts';
+
+export const SCHEMA = 1;
+
+/** One op on one problem in one variant. */
+export interface OpRow {
+  op: string;
+  pass: 'forward' | 'backward';
+  problem: Problem;
+  variant: string;
+  /** Kernel files, in the order of their dispatches. */
+  kernels: string[];
+  /** Median of the device's own time; undefined when skipped. */
+  ms?: number;
+  spread?: number;
+  samples?: number;
+  gflops?: number;
+  /** Bytes of all operands, each counted once, over the time. */
+  gbps?: number;
+  /** Time of the reference variant on this problem over the time of this one. */
+  overReference?: number;
+  /** Why there is no time. */
+  skipped?: string;
+}
+
+/** A cost on the host. */
+export interface HostRow {
+  name: string;
+  microseconds: number;
+  /** Relative margin of error (benchmark.js), or distance of the quartiles over the median (loop). */
+  spread: number;
+  samples: number;
+  method: 'benchmark.js' | 'loop';
+}
+
+/** One sampling run. */
+export interface SamplingRow {
+  model: string;
+  images: number;
+  batch: number;
+  steps: number;
+  headSteps: number | string;
+  nfe: number;
+  headEvaluations: number;
+  /** Dispatches of a batch. */
+  dispatches: number;
+  seconds: {
+    load: number;
+    prepare: number;
+    total: number;
+    anImage: number;
+    host: number;
+    /** Device time by part of the model; `idle` is what is left of the total. */
+    parts: Record<string, number>;
+  };
+  /** Host time for encoding and submitting, of a step, and over the total. */
+  host: { microsecondsAStep: number; microsecondsADispatch: number; share: number };
+  /** Bytes: the most that was taken on the device, and by the whole process (on CPU drivers that includes the former). */
+  memory: { device: number; process: number };
+}
+
+export interface BenchResult {
+  schema: typeof SCHEMA;
+  date: string;
+  command: string;
+  adapter: string;
+  driver: string;
+  cpu: string;
+  versions: Record<string, string>;
+  commit: string;
+  ops: OpRow[];
+  host: HostRow[];
+  sampling: SamplingRow[];
+}
+
+export function emptyResult(device: Device, argv: readonly string[]): BenchResult {
+  const processors = cpus();
+  return {
+    schema: SCHEMA,
+    date: new Date().toISOString(),
+    command: ['npm run bench --', ...argv.map((word) => (isAbsolute(word) ? basename(word) : word))].join(' '),
+    adapter: device.name,
+    driver: device.driver,
+    cpu: `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`,
+    versions: versions(),
+    commit: commit(),
+    ops: [],
+    host: [],
+    sampling: [],
+  };
+}
+
+/** Of the working tree; `-dirty` when files differ from it. */
+function commit(): string {
+  try {
+    return execFileSync('git', ['describe', '--always', '--dirty', '--abbrev=12'], {
+      cwd: packageFolder(),
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
+  } catch {
+    return 'unknown'; // no git, or not a checkout
+  }
+}
+
+/** @throws EmigmError 'file' */
+export async function writeResult(path: string, result: BenchResult): Promise<void> {
+  mkdirSync(dirname(path), { recursive: true });
+  const { ops, host, sampling, ...head } = result;
+  const list = (rows: readonly object[]) =>
+    rows.length === 0 ? '[]' : `[\n${rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n')}\n  ]`;
+  const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  const rows = Object.entries({ ops, host, sampling }).map(([name, value]) => `  "${name}": ${list(value)}`);
+  const text = `{\n${[...fields, ...rows].join(',\n')}\n}\n`; // a line a row, so that results can be compared by diff
+  await writeAtomically(path, (put) => put(new TextEncoder().encode(text)));
+}
