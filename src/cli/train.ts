@@ -7,7 +7,7 @@ import { createEventFile, type EventImage } from '../formats/event_file.ts';
 import { writeAtomically } from '../formats/files.ts';
 import { encodePng } from '../formats/images.ts';
 import { makeRunFolder, runFile } from '../formats/run_folder.ts';
-import { openStepLog } from '../formats/step_log.ts';
+import { openStepLog, readStepLog } from '../formats/step_log.ts';
 import { Device } from '../gpu/device.ts';
 import { parameterCounts } from '../models/config.ts';
 import { openTrainingData } from '../training/data/open.ts';
@@ -167,6 +167,7 @@ async function loop(
   const log = await openStepLog(runFile(flags.out, 'log.jsonl'), run.from);
   const events = createEventFile(flags.out, run.from);
   const smoothed = new Smoothed();
+  if (run.from > 0) for (const { loss } of await readStepLog(log.path)) smoothed.add(Number(loss));
   const progress = createProgress(io, { label: 'training', total: steps - run.from, quiet: flags.quiet });
   const due = (step: number, every: number) => every > 0 && step % every === 0;
   let saved = run.from > 0 ? `checkpoint of step ${run.from}` : 'none yet';

@@ -1,4 +1,5 @@
 /** Random draws of a training step: pure functions of (seed, step, micro-batch), so that a resumed run repeats them. */
+import { DIFFUSION_STEPS } from '../diffusion/betas.ts';
 import type { Draws } from '../masking/draws.ts';
 import { randomMasking, type RandomMask, randomMaskingPerRow } from '../masking/random_masking.ts';
 import { CounterRandom, STREAMS } from '../random.ts';
@@ -36,9 +37,6 @@ export interface MicroBatchDraws extends RandomMask {
   /** [rows] diffusion times 0..999 for each repeat of each masked token, repeat after repeat. */
   times(rows: number): Uint32Array;
 }
-
-/** Diffusion steps of training (SPEC section 3). */
-export const DIFFUSION_STEPS = 1000;
 
 /**
  * Draws for micro-batch number `index` of the run. As the official code: one time and one count for all images, unless

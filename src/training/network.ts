@@ -12,7 +12,7 @@ import { sinusoid, sinusoidFrequencies } from '../ops/diffusion.ts';
 import { createTrainableLinear, destroyTrainableLinear, refreshLinear } from '../ops/matmul_backward.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
 import { BLOCK_DROPOUTS, type TrainedBlock, transformerBlock } from '../nn/tape_block.ts';
-import { DIFFUSION_STEPS } from './draws.ts';
+import { DIFFUSION_STEPS } from '../diffusion/betas.ts';
 import type { MicroBatchShape } from './micro_batch.ts';
 import type { Parameters } from './parameters.ts';
 
