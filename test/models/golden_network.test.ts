@@ -70,19 +70,34 @@ async function evaluate(model: Emigm, tokens: Float32Array, mask: Float32Array, 
   return result;
 }
 
+/**
+ * Tolerances by how weights are stored, over the largest value. f32: the golden README's. f16: rounding changes a
+ * weight by 2^-11 of itself at most, and the sum that a linear layer takes by no more than that share (the errors'
+ * signs are random, so by less); the changes of the layers between input and output are independent and add as
+ * squares: 2^-11 times the root of their number.
+ */
+function tolerance(stored: 'f32' | 'f16', { encoderDepth, decoderDepth }: ModelConfig): number {
+  return stored === 'f32' ? 5e-5 : 2 ** -11 * Math.sqrt(4 * (encoderDepth + decoderDepth) + 2);
+}
+
 describeGolden('transformer_*', (golden) => {
-  let model: Emigm;
+  const models = {} as Record<'f32' | 'f16', Emigm>;
   beforeAll(async () => {
-    model = await Emigm.load(
-      device,
-      configFromArgs(golden.meta('config') as Record<string, unknown>),
-      goldenSource(golden),
-    );
+    const config = configFromArgs(golden.meta('config') as Record<string, unknown>);
+    for (const stored of ['f32', 'f16'] as const) {
+      models[stored] = await Emigm.load(device, config, goldenSource(golden), { stored });
+    }
   });
-  afterAll(() => model?.dispose());
+  afterAll(() => {
+    models.f32?.dispose();
+    models.f16?.dispose();
+  });
 
   const cases = golden.names().flatMap((name) => /^case\.(\w+)\.tokens$/.exec(name)?.[1] ?? []);
-  it.each(cases)('case %s', async (name) => {
+  const kinds = cases.flatMap((name) => [[name, 'f32'] as const, [name, 'f16'] as const]);
+  it.each(kinds)('case %s, weights in %s', async (name, stored) => {
+    const model = models[stored];
+    const relative = tolerance(stored, model.config);
     const at = (key: string) => `case.${name}.${key}`;
     const batch = golden.shape(at('tokens'))[0];
     const labels = golden.has(at('labels'))
@@ -96,79 +111,85 @@ describeGolden('transformer_*', (golden) => {
       expectClose(table.subarray(label * width, (label + 1) * width), row, {}, `class embedding ${b}`);
     });
     const { encoderOut, z } = await evaluate(model, golden.f32(at('tokens')), golden.f32(at('mask')), labels);
-    expectClose(encoderOut, golden.f32(at('encoder_out')), { relative: 5e-5 }, 'encoder_out');
-    expectClose(z, golden.f32(at('decoder_out')), { relative: 5e-5 }, 'decoder_out');
+    expectClose(encoderOut, golden.f32(at('encoder_out')), { relative }, 'encoder_out');
+    expectClose(z, golden.f32(at('decoder_out')), { relative }, 'decoder_out');
   });
 });
 
 describeGolden('full_*', (golden) => {
-  it('encoder, decoder and head at the official size', async () => {
-    const config = fullConfig(golden);
-    const shapes = parameterShapes(config);
-    const model = await Emigm.load(device, config, {
-      shape: (name) => shapes.get(name)!,
-      read: async (name) => formulaWeight(name, shapes.get(name)!, 1),
-    });
-    const labels = [...golden.f32('labels')];
-    const conditional = await evaluate(model, golden.f32('tokens'), golden.f32('mask'), labels);
-    expectClose(conditional.encoderOut, golden.f32('encoder_out'), { relative: 5e-5 }, 'encoder_out');
-    expectClose(conditional.z, golden.f32('z'), { relative: 5e-5 }, 'z');
-    const unconditional = await evaluate(
-      model,
-      golden.f32('tokens'),
-      golden.f32('mask'),
-      labels.map(() => model.unconditional),
-    );
-    expectClose(unconditional.z, golden.f32('z_uncond'), { relative: 5e-5 }, 'z_uncond');
+  it.each(['f32', 'f16'] as const)(
+    'encoder, decoder and head at the official size, weights in %s',
+    async (stored) => {
+      const config = fullConfig(golden);
+      const relative = tolerance(stored, config);
+      const shapes = parameterShapes(config);
+      const source = {
+        shape: (name: string) => shapes.get(name)!,
+        read: async (name: string) => formulaWeight(name, shapes.get(name)!, 1),
+      };
+      const model = await Emigm.load(device, config, source, { stored });
+      const labels = [...golden.f32('labels')];
+      const conditional = await evaluate(model, golden.f32('tokens'), golden.f32('mask'), labels);
+      expectClose(conditional.encoderOut, golden.f32('encoder_out'), { relative }, 'encoder_out');
+      expectClose(conditional.z, golden.f32('z'), { relative }, 'z');
+      const unconditional = await evaluate(
+        model,
+        golden.f32('tokens'),
+        golden.f32('mask'),
+        labels.map(() => model.unconditional),
+      );
+      expectClose(unconditional.z, golden.f32('z_uncond'), { relative }, 'z_uncond');
 
-    const rows = [...golden.f32('head.rows')];
-    const z = golden.f32('z');
-    const width = config.decoderWidth;
-    const condition = Float32Array.from(rows.flatMap((row) => [...z.subarray(row * width, (row + 1) * width)]));
-    const x = golden.f32('head.x');
-    const t = golden.f32('head.t');
-    const expected = golden.f32('head.out');
-    // Each row has a time of its own: one evaluation for all rows a time, of which one row is looked at.
-    const session = new Session(device);
-    const tensors = {
-      z: device.tensor([rows.length, width], 'f32', 'z', condition),
-      x: device.tensor([rows.length, model.tokenDim], 'f32', 'x', x),
-      t: device.tensor([t.length], 'f32', 't', t),
-    };
-    const out = t.length * 2 * model.tokenDim;
-    const outs = [...t].map((_, i) =>
-      device.tensor(
-        [rows.length, 2 * model.tokenDim],
-        'f32',
-        `out ${i}`,
-        new Float32Array(out).fill(Number.NaN).subarray(0, rows.length * 2 * model.tokenDim),
-      ),
-    );
-    const order = device.tensor(
-      [rows.length],
-      'u32',
-      'order',
-      rows.map((_, i) => i),
-    );
-    const program = session.record('head', (r) => {
-      const embeddings = timeEmbedding(r, model.head, tensors.t);
-      const c = conditionEmbedding(r, model.head, tensors.z);
-      outs.forEach((target, index) => {
-        const noise = headNoise(r, model.head, tensors.x, c, { embeddings, index }, false);
-        gatherRows(r, noise, { tensor: order, offset: 0 }, rows.length, 2 * model.tokenDim, { out: target });
+      const rows = [...golden.f32('head.rows')];
+      const z = golden.f32('z');
+      const width = config.decoderWidth;
+      const condition = Float32Array.from(rows.flatMap((row) => [...z.subarray(row * width, (row + 1) * width)]));
+      const x = golden.f32('head.x');
+      const t = golden.f32('head.t');
+      const expected = golden.f32('head.out');
+      // Each row has a time of its own: one evaluation for all rows a time, of which one row is looked at.
+      const session = new Session(device);
+      const tensors = {
+        z: device.tensor([rows.length, width], 'f32', 'z', condition),
+        x: device.tensor([rows.length, model.tokenDim], 'f32', 'x', x),
+        t: device.tensor([t.length], 'f32', 't', t),
+      };
+      const out = t.length * 2 * model.tokenDim;
+      const outs = [...t].map((_, i) =>
+        device.tensor(
+          [rows.length, 2 * model.tokenDim],
+          'f32',
+          `out ${i}`,
+          new Float32Array(out).fill(Number.NaN).subarray(0, rows.length * 2 * model.tokenDim),
+        ),
+      );
+      const order = device.tensor(
+        [rows.length],
+        'u32',
+        'order',
+        rows.map((_, i) => i),
+      );
+      const program = session.record('head', (r) => {
+        const embeddings = timeEmbedding(r, model.head, tensors.t);
+        const c = conditionEmbedding(r, model.head, tensors.z);
+        outs.forEach((target, index) => {
+          const noise = headNoise(r, model.head, tensors.x, c, { embeddings, index }, false);
+          gatherRows(r, noise, { tensor: order, offset: 0 }, rows.length, 2 * model.tokenDim, { out: target });
+        });
       });
-    });
-    await session.prepare();
-    session.run(program);
-    const actual: number[] = [];
-    for (let i = 0; i < t.length; i++) {
-      actual.push(...(await device.read(outs[i])).subarray(i * 2 * model.tokenDim, (i + 1) * 2 * model.tokenDim));
-    }
-    expectClose(actual, expected, { relative: 5e-5 }, 'head.out');
-    session.dispose();
-    model.dispose();
-    expect(actual.length).toBeGreaterThan(0);
-  }, 600_000);
+      await session.prepare();
+      session.run(program);
+      const actual: number[] = [];
+      for (let i = 0; i < t.length; i++) {
+        actual.push(...(await device.read(outs[i])).subarray(i * 2 * model.tokenDim, (i + 1) * 2 * model.tokenDim));
+      }
+      expectClose(actual, expected, { relative }, 'head.out');
+      session.dispose();
+      model.dispose();
+      expect(actual.length).toBeGreaterThan(0);
+    },
+    600_000,
+  );
 });
 
 /** These files name the trunk's fields once for encoder and decoder. */
