@@ -3,6 +3,7 @@
  * time interval outside of which the unconditional half is not computed (eMIGM, arXiv 2503.07197).
  */
 import { EmigmError } from '../errors.ts';
+import { named } from './named.ts';
 
 export interface GuidanceSchedule {
   /** Share of (cfg - 1) applied when the fraction `revealed` of the tokens is known; float32 arithmetic. */
@@ -47,10 +48,7 @@ export interface StepGuidance {
 /** @throws EmigmError('input') for a scale, schedule or interval that cannot be used */
 export function checkGuidance({ cfg, schedule = 'constant', interval = [0, 1] }: Guidance): void {
   if (!Number.isFinite(cfg)) throw new EmigmError('input', `guidance scale must be a finite number, not ${cfg}`);
-  if (!Object.hasOwn(guidanceSchedules, schedule)) {
-    const names = Object.keys(guidanceSchedules).join(', ');
-    throw new EmigmError('input', `guidance schedule "${schedule}" is unknown; choose one of ${names}`);
-  }
+  named(guidanceSchedules, schedule, 'guidance schedule');
   const [low, high] = interval;
   if (!(low >= 0 && high <= 1)) {
     throw new EmigmError('input', `guidance interval ${low},${high} leaves [0, 1]; give two times between 0 and 1`);

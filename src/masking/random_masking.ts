@@ -1,15 +1,25 @@
 /**
- * Training masks with independent tokens: each is masked with probability gamma(p), p = 0.999 t + 0.001
+ * Training masks: a time p for each image or one for all, and at its mask ratio gamma(p) the tokens that are masked
  * (eMIGM, arXiv 2503.07197; float32 arithmetic and draws as in the official code).
  */
 import { EmigmError } from '../errors.ts';
+import { maskDistribution } from './distributions.ts';
 import type { Draws } from './draws.ts';
 import { type MaskSchedule, maskSchedule } from './schedules.ts';
+import { maskTime } from './truncation.ts';
 
 export interface RandomMaskingOptions {
   schedule: string | MaskSchedule;
   batch: number;
   seqLen: number;
+  /** A name of `maskDistributions`; default independent. */
+  distribution?: string;
+  /** A name of `timeTruncations`; default clamp. */
+  truncation?: string;
+  /** No times below it; default 0. */
+  tMin?: number;
+  /** p = (1 - margin) t + margin; default the official code's 0.001. */
+  margin?: number;
 }
 
 export interface RandomMask {
@@ -20,34 +30,26 @@ export interface RandomMask {
 }
 
 const { fround } = Math;
-const EPSILON = 1e-3;
-
-function maskTime(t: number): number {
-  return fround(fround(fround(1 - EPSILON) * t) + fround(EPSILON));
-}
-
-function baseMask(values: Float32Array, schedule: MaskSchedule, p: number): Float32Array {
-  const probability = schedule.gamma(p, fround);
-  return values.map((value) => (value < probability ? 1 : 0));
-}
 
 /**
- * One time and one count for the whole micro-batch, so that the encoder's length is the same for all rows:
- * a mask is drawn (again, with a new time, while fewer than 2 tokens are masked) and permuted for each row.
- * Draws: rand(1), rand(seqLen), both repeated on a retry; then randperm(seqLen) for each row.
- * @param clampTMin times below it are raised to it
- * @throws EmigmError('input') when no mask could have 2 masked tokens
+ * One time and one count for the whole micro-batch, so that the encoder's length is the same for all rows: a mask is
+ * drawn (again, with a new time, while fewer tokens are masked than the distribution's `fewest`) and permuted for each
+ * row. Draws: rand(1) and what the distribution draws (independent: rand(seqLen); fixed-count: nothing), both repeated
+ * on a retry; then randperm(seqLen) for each row.
+ * @param clampTMin tMin under the name of the official code
+ * @throws EmigmError('input') when no mask could have enough masked tokens
  */
 export function randomMasking(draws: Draws, options: RandomMaskingOptions & { clampTMin?: number }): RandomMask {
-  const { batch, seqLen, clampTMin = 0 } = options;
-  if (seqLen < 2) throw new EmigmError('input', `masking needs at least 2 tokens, not ${seqLen}`);
+  const { batch, seqLen, distribution = 'independent', clampTMin, tMin = clampTMin, ...time } = options;
+  const { draw, fewest } = maskDistribution(distribution);
+  if (seqLen < fewest) throw new EmigmError('input', `masking needs at least ${fewest} tokens, not ${seqLen}`);
   const schedule = maskSchedule(options.schedule);
   let p: number;
   let base: Float32Array;
   do {
-    p = maskTime(Math.max(draws.rand(1)[0], fround(clampTMin)));
-    base = baseMask(draws.rand(seqLen), schedule, p);
-  } while (base.reduce((sum, masked) => sum + masked, 0) < 2);
+    p = maskTime(draws.rand(1)[0], { ...time, tMin });
+    base = draw(draws, seqLen, [schedule.gamma(p, fround)], true);
+  } while (base.reduce((sum, masked) => sum + masked, 0) < fewest);
   const mask = new Float32Array(batch * seqLen);
   for (let row = 0; row < batch; row++) {
     const order = draws.randperm(seqLen);
@@ -57,17 +59,14 @@ export function randomMasking(draws: Draws, options: RandomMaskingOptions & { cl
 }
 
 /**
- * A time and a mask for each row, for networks that see mask tokens and losses that are weighted. Nothing is
- * clamped or redrawn. Draws: rand(batch), rand(batch * seqLen).
+ * A time and a mask for each row, for networks that see mask tokens and losses that are weighted. Nothing is redrawn.
+ * Draws: rand(batch), then what the distribution draws (independent: rand(batch * seqLen); fixed-count:
+ * randperm(seqLen) for each row).
  */
 export function randomMaskingPerRow(draws: Draws, options: RandomMaskingOptions): RandomMask {
-  const { batch, seqLen } = options;
+  const { batch, seqLen, distribution = 'independent', ...time } = options;
   const schedule = maskSchedule(options.schedule);
-  const p = draws.rand(batch).map(maskTime);
-  const values = draws.rand(batch * seqLen);
-  const mask = new Float32Array(batch * seqLen);
-  for (let row = 0; row < batch; row++) {
-    mask.set(baseMask(values.subarray(row * seqLen, (row + 1) * seqLen), schedule, p[row]), row * seqLen);
-  }
-  return { mask, p };
+  const p = draws.rand(batch).map((u) => maskTime(u, time));
+  const gammas = p.map((t) => schedule.gamma(t, fround));
+  return { mask: maskDistribution(distribution).draw(draws, seqLen, gammas, false), p };
 }

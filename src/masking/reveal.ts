@@ -5,11 +5,20 @@
  */
 import { EmigmError } from '../errors.ts';
 import { CounterRandom, STREAMS } from '../random.ts';
-import { type RevealOrderName, revealOrders } from './orders.ts';
-import { checkSteps, type MaskSchedule, maskSchedule, revealProbability, samplingTimes } from './schedules.ts';
+import { named } from './named.ts';
+import { type RevealOrder, type RevealOrderName, revealOrders } from './orders.ts';
+import { checkSteps, type MaskSchedule, revealProbability, samplingSchedule, samplingTimes } from './schedules.ts';
 
-/** 'official': random as in the official sampler; 'expected': the rounded expectation, nothing drawn. */
-export type RevealCounts = 'official' | 'expected';
+/** How many tokens a step reveals. */
+export const revealCountRules = {
+  official: {
+    doc: 'random as in the official sampler and in masked diffusion: each with probability 1 - gamma(s)/gamma(t)',
+  },
+  expected: { doc: 'the rounded expectation, nothing drawn' },
+  floor: { doc: 'MaskGIT and MAR: floor(N gamma(1 - step/steps)) tokens stay masked after the step, nothing drawn' },
+} as const;
+
+export type RevealCounts = keyof typeof revealCountRules;
 
 export interface RevealCountOptions {
   seed: number | bigint;
@@ -18,6 +27,9 @@ export interface RevealCountOptions {
   schedule: string | MaskSchedule;
   counts?: RevealCounts;
 }
+
+/** Rounding errors of gamma are smaller than this, differences of N gamma from a whole number larger. */
+const WHOLE = 1e-9;
 
 export interface RevealPlanOptions extends RevealCountOptions {
   /** Indices of the images of this batch, unsigned 32-bit. */
@@ -36,6 +48,11 @@ export interface RevealStep {
   positions: Int32Array[];
   /** Tokens of an image known after the step. */
   revealedAfter: number;
+  /**
+   * The same, as guidance that grows with the revealed fraction counts them: the official MAR takes one token as still
+   * masked in its last step.
+   */
+  revealedForGuidance: number;
 }
 
 export interface RevealPlan {
@@ -47,29 +64,33 @@ export interface RevealPlan {
 
 /**
  * Numbers of tokens revealed by the steps, each at least 1, of sum seqLen; fewer than `steps` when the tokens
- * run out. Depends on seed and step alone ('official') or on neither ('expected').
+ * run out. Depends on seed and step alone ('official') or on neither.
  *
  * 'official': from t to s each masked token is revealed with probability 1 - gamma(s)/gamma(t), one uniform
  * number for each; one token if that gives none; the last step reveals the rest.
  * 'expected': after the step round(seqLen * gamma(s)/gamma(1)) tokens stay masked, with at least one revealed in
  * each step and, where there are enough tokens, one left for every step to come.
+ * 'floor': after step k of K floor(seqLen * gamma(1 - k/K)) tokens stay masked (cos(pi/2 k/K) with the cosine schedule),
+ * but at least one, and at least one is revealed; the last step reveals the rest (Chang et al. 2022, MaskGIT,
+ * section 3.2; the official MAR).
  * @throws EmigmError('input') for unusable options
  */
 export function revealCounts(options: RevealCountOptions): number[] {
   const { seed, seqLen, steps, schedule, counts: kind = 'official' } = options;
   checkSteps(steps);
-  if (kind !== 'official' && kind !== 'expected') {
-    throw new EmigmError('input', `reveal counts "${kind}" are unknown; choose official or expected`);
-  }
+  named(revealCountRules, kind, 'rule of reveal counts');
   const times = samplingTimes(steps);
-  const { gamma } = maskSchedule(schedule);
+  const { gamma } = samplingSchedule(schedule);
   const counts: number[] = [];
   let masked = seqLen;
   for (let step = 0; step < steps && masked > 0; step++) {
     const [t, s] = times.subarray(step, step + 2);
     let count: number;
-    if (step === steps - 1) count = masked;
-    else if (kind === 'official') {
+    if (step === steps - 1 || masked === 1) count = masked;
+    else if (kind === 'floor') {
+      const kept = Math.floor(seqLen * gamma(1 - (step + 1) / steps) + WHOLE);
+      count = masked - Math.max(1, Math.min(masked - 1, kept));
+    } else if (kind === 'official') {
       const probability = revealProbability(schedule, t, s);
       const random = new CounterRandom(seed, STREAMS.revealCount, step);
       count = 0;
@@ -90,22 +111,21 @@ export function revealCounts(options: RevealCountOptions): number[] {
  * @throws EmigmError('input') for unusable options
  */
 export function revealPlan(options: RevealPlanOptions): RevealPlan {
-  const { imageIndices, order = 'random', seqLen, gridWidth, steps } = options;
-  if (!Object.hasOwn(revealOrders, order)) {
-    const names = Object.keys(revealOrders).join(', ');
-    throw new EmigmError('input', `reveal order "${order}" is unknown; choose one of ${names}`);
-  }
+  const { imageIndices, order = 'random', seqLen, gridWidth, steps, counts: kind } = options;
+  const rule = named<RevealOrder>(revealOrders, order, 'reveal order');
   if (!Number.isInteger(seqLen / gridWidth)) {
     throw new EmigmError('input', `${seqLen} tokens do not fill rows of ${gridWidth}; give the width of the grid`);
   }
   const counts = revealCounts(options);
-  const orders = imageIndices.map((index) => revealOrders[order].order(options, index));
+  const orders = imageIndices.map((index) => rule.order(options, index));
   const times = samplingTimes(steps);
   let revealed = 0;
   const planned = counts.map((count, step) => {
     const positions = orders.map((tokens) => tokens.slice(revealed, revealed + count).sort());
     revealed += count;
-    return { t: times[step], s: times[step + 1], count, positions, revealedAfter: revealed };
+    const last = kind === 'floor' && step === counts.length - 1;
+    const revealedForGuidance = last ? seqLen - 1 : revealed;
+    return { t: times[step], s: times[step + 1], count, positions, revealedAfter: revealed, revealedForGuidance };
   });
   return { times, steps: planned };
 }

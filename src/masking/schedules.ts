@@ -4,6 +4,10 @@
  * `maskSchedules`; weighting and reveal probability follow from it.
  */
 import { EmigmError } from '../errors.ts';
+import { truncatedNormalDensity, truncatedNormalQuantile } from './truncated_normal.ts';
+import { type LossWeighting, lossWeighting } from './weightings.ts';
+
+export type { LossWeighting } from './weightings.ts';
 
 /** Applied after every operation: Math.fround follows float32 arithmetic, the identity float64. */
 export type Rounding = (x: number) => number;
@@ -21,11 +25,13 @@ export interface MaskSchedule {
   doc: string;
   /** Other names under which the schedule is found. */
   aliases?: readonly string[];
+  /** gamma(0) is not 0: it gives masks to train on, and no way from all-masked to none. */
+  trainingOnly?: boolean;
 }
 
 const logGrowth = (t: number, round: Rounding) => round(Math.log(round(1 + round(round(Math.exp(5) - 1) * t))));
 
-/** All schedules by the names that configurations and checkpoints use. */
+/** All schedules from 0 to 1, by the names that configurations and checkpoints use. */
 export const maskSchedules: Record<string, MaskSchedule> = {
   linear: {
     gamma: (t) => t,
@@ -58,27 +64,48 @@ export const maskSchedules: Record<string, MaskSchedule> = {
   },
 };
 
+/** All schedules that training can draw its mask ratios by. */
+export const trainingSchedules: Record<string, MaskSchedule> = {
+  ...maskSchedules,
+  'truncated-normal': {
+    gamma: (t, round = exact) => round(truncatedNormalQuantile(t)),
+    gammaDerivative: (t) => 1 / truncatedNormalDensity(truncatedNormalQuantile(t)),
+    doc: 'gamma(t) = the t-quantile of normal(1, 0.25) truncated to [0.7, 1]: at uniform t the mask ratio of MAR',
+    trainingOnly: true,
+  },
+};
+
 /**
  * The schedule of a name or alias (a schedule is passed through).
  * @throws EmigmError('input') for an unknown name
  */
 export function maskSchedule(schedule: string | MaskSchedule): MaskSchedule {
   if (typeof schedule !== 'string') return schedule;
-  if (Object.hasOwn(maskSchedules, schedule)) return maskSchedules[schedule];
-  const found = Object.values(maskSchedules).find((candidate) => candidate.aliases?.includes(schedule));
+  if (Object.hasOwn(trainingSchedules, schedule)) return trainingSchedules[schedule];
+  const found = Object.values(trainingSchedules).find((candidate) => candidate.aliases?.includes(schedule));
   if (found) return found;
-  const names = Object.keys(maskSchedules).join(', ');
+  const names = Object.keys(trainingSchedules).join(', ');
   throw new EmigmError('input', `mask schedule "${schedule}" is unknown; choose one of ${names}`);
 }
 
-/** Weightings w(t) of the loss: 'uniform' is 1, 'elbo' is gamma'(t) / gamma(t). */
-export type LossWeighting = 'uniform' | 'elbo';
+/**
+ * The schedule of a name or alias, for generation.
+ * @throws EmigmError('input') for an unknown name, and for a schedule that does not begin at 0
+ */
+export function samplingSchedule(schedule: string | MaskSchedule): MaskSchedule {
+  const found = maskSchedule(schedule);
+  if (!found.trainingOnly) return found;
+  const name = typeof schedule === 'string' ? `"${schedule}"` : found.doc;
+  const names = Object.keys(maskSchedules).join(', ');
+  throw new EmigmError('input', `mask schedule ${name} serves training alone; choose one of ${names} for sampling`);
+}
 
-/** w(t) of the loss at t in (0, 1]; 'elbo' weights the bound on the likelihood (eMIGM, arXiv 2503.07197). */
+/**
+ * w(t) of the loss at t in (0, 1]: see `lossWeightings`.
+ * @throws EmigmError('input') for an unknown schedule or weighting
+ */
 export function lossWeight(schedule: string | MaskSchedule, weighting: LossWeighting, t: number): number {
-  if (weighting === 'uniform') return 1;
-  const { gamma, gammaDerivative } = maskSchedule(schedule);
-  return gammaDerivative(t) / gamma(t);
+  return lossWeighting(weighting).weight(maskSchedule(schedule), t);
 }
 
 // PyTorch fills float32 ranges in blocks of two 8-lane vectors; elsewhere one fused multiply-add an element.
@@ -113,9 +140,19 @@ export function samplingTimes(steps: number): Float32Array {
  */
 export function revealProbability(schedule: string | MaskSchedule, t: number, s: number): number {
   const { fround } = Math;
-  const { gamma, gammaRatio } = maskSchedule(schedule);
+  const { gamma, gammaRatio } = samplingSchedule(schedule);
   const ratio = gammaRatio ? gammaRatio(s, t, fround) : fround(gamma(s, fround) / gamma(t, fround));
   return fround(1 - ratio);
+}
+
+/**
+ * Tokens that the steps reveal on average, [steps], of sum seqLen: N (gamma(t) - gamma(s)) / gamma(1) from t to s, and
+ * in the last step all that are left. (Drawn counts are a trifle more at first: no step may be empty.)
+ */
+export function expectedReveals(schedule: string | MaskSchedule, steps: number, seqLen: number): Float64Array {
+  const { gamma } = samplingSchedule(schedule);
+  const masked = Array.from(samplingTimes(steps), (t, i) => (i === steps ? 0 : (seqLen * gamma(t)) / gamma(1)));
+  return Float64Array.from({ length: steps }, (_, i) => masked[i] - masked[i + 1]);
 }
 
 /** @throws EmigmError('input') when the number of sampling steps is not a positive integer */

@@ -1,13 +1,14 @@
 import { describe, expect, test } from 'vitest';
 import { EmigmError } from '../../src/errors.ts';
 import { haltonOrder, type RevealOrderName, revealOrders } from '../../src/masking/orders.ts';
-import { type RevealCounts, revealCounts, revealPlan } from '../../src/masking/reveal.ts';
+import { type RevealCounts, revealCountRules, revealCounts, revealPlan } from '../../src/masking/reveal.ts';
 import { maskSchedules, revealProbability, samplingTimes } from '../../src/masking/schedules.ts';
+import { binomial, chiSquareQuantile, expectFits } from '../helpers/chi_square.ts';
 import { random } from '../helpers/numbers.ts';
 
 const orders = Object.keys(revealOrders) as RevealOrderName[];
 const schedules = Object.keys(maskSchedules);
-const kinds: RevealCounts[] = ['official', 'expected'];
+const kinds = Object.keys(revealCountRules) as RevealCounts[];
 const identity = (n: number) => Array.from({ length: n }, (_, i) => i);
 
 describe('reveal plan', () => {
@@ -38,7 +39,7 @@ describe('reveal plan', () => {
         }
       });
       expect(known).toBe(seqLen);
-      if (counts === 'expected') expect(plan.steps.length).toBe(Math.min(steps, seqLen));
+      if (counts !== 'official') expect(plan.steps.length).toBe(Math.min(steps, seqLen));
     }
   });
 
@@ -62,7 +63,7 @@ describe('reveal plan', () => {
 
   test.each([
     [{ order: 'spiral' as RevealOrderName }, /random, halton, checkerboard/],
-    [{ counts: 'many' as RevealCounts }, /official or expected/],
+    [{ counts: 'many' as RevealCounts }, /official, expected, floor/],
     [{ gridWidth: 7 }, /rows of 7/],
     [{ steps: 0 }, /positive integer/],
     [{ schedule: 'none' }, /unknown/],
@@ -72,15 +73,6 @@ describe('reveal plan', () => {
     expect(() => revealPlan({ ...good, ...bad })).toThrow(message);
   });
 });
-
-/** P(k of n), each with probability p, by the recurrence. */
-function binomial(n: number, p: number): number[] {
-  let chances = [1];
-  for (let i = 0; i < n; i++) {
-    chances = Array.from({ length: i + 2 }, (_, k) => (chances[k] ?? 0) * (1 - p) + (chances[k - 1] ?? 0) * p);
-  }
-  return chances;
-}
 
 describe('reveal counts', () => {
   // The seeds are 0..trials-1, so these are fixed numbers: no test fails now and then.
@@ -105,16 +97,11 @@ describe('reveal counts', () => {
       });
       const seen = new Array(seqLen + 1).fill(0);
       for (const run of runs) seen[seqLen - run.slice(0, step + 1).reduce((sum, n) => sum + n, 0)]++;
-      // Cells with few expected counts are pooled into one.
-      const cells = [...after.keys()].map((m) => [seen[m], trials * after[m]]);
-      const pooled = cells.filter(([, e]) => e < 8).reduce(([a, b], [o, e]) => [a + o, b + e], [0, 0]);
-      const used = [...cells.filter(([, e]) => e >= 8), ...(pooled[1] > 1 ? [pooled] : [])];
-      const chiSquare = used.reduce((sum, [o, e]) => sum + (o - e) ** 2 / e, 0);
-      const freedom = used.length - 1;
-      // The 0.9999 quantile by Wilson and Hilferty.
-      const quantile = freedom * (1 - 2 / (9 * freedom) + 3.719 * Math.sqrt(2 / (9 * freedom))) ** 3;
-      if (freedom > 0) expect(chiSquare, `step ${step}, ${freedom} degrees of freedom`).toBeLessThan(quantile);
-      else expect(seen).toEqual(after.map((chance) => Math.round(chance * trials)));
+      expectFits(
+        seen,
+        after.map((chance) => trials * chance),
+        `step ${step}`,
+      );
       masked = after;
     }
   });
@@ -153,6 +140,39 @@ describe('reveal counts', () => {
     expect(counts(1)).toEqual(counts(2));
   });
 
+  // What LTH14/mar computes: np.floor(seq_len * np.cos(math.pi / 2. * (step + 1) / num_iter)), at least one masked and at
+  // least one revealed, the rest in the last step; MaskGIT's code rounds the same way.
+  test.each([1, 2, 3, 8, 12, 16, 48, 64, 100, 256])('floor: counts of MAR and MaskGIT in %i steps', (steps) => {
+    for (const seqLen of [16, 64, 256, 1024]) {
+      let masked = seqLen;
+      const expected: number[] = [];
+      for (let step = 0; step < steps && masked > 0; step++) {
+        const ratio = Math.cos(((Math.PI / 2) * (step + 1)) / steps);
+        let next = Math.max(1, Math.min(masked - 1, Math.floor(seqLen * ratio)));
+        if (step === steps - 1) next = 0;
+        if (masked > next) expected.push(masked - next);
+        masked = next;
+      }
+      const counts = revealCounts({ seed: 0, seqLen, steps, schedule: 'cosine', counts: 'floor' });
+      expect(counts).toEqual(expected);
+    }
+  });
+
+  test('floor: guidance of the last step counts one token as masked, as the official MAR', () => {
+    const options = { seed: 0, imageIndices: [0], seqLen: 64, gridWidth: 8, steps: 8, schedule: 'cosine' };
+    const plan = revealPlan({ ...options, counts: 'floor' });
+    expect(plan.steps.map((step) => step.revealedForGuidance)).toEqual([
+      ...plan.steps.slice(0, -1).map((step) => step.revealedAfter),
+      63,
+    ]);
+    for (const step of revealPlan(options).steps) expect(step.revealedForGuidance).toBe(step.revealedAfter);
+  });
+
+  test('a schedule that serves training alone is refused', () => {
+    const options = { seed: 0, seqLen: 64, steps: 8, schedule: 'truncated-normal' };
+    for (const counts of kinds) expect(() => revealCounts({ ...options, counts })).toThrow(/serves training alone/);
+  });
+
   test('more steps than tokens: one token a step, then the end', () => {
     const counts = revealCounts({ seed: 0, seqLen: 5, steps: 50, schedule: 'linear', counts: 'expected' });
     expect(counts).toEqual([1, 1, 1, 1, 1]);
@@ -167,10 +187,10 @@ describe('reveal orders', () => {
     const { count, positions } = plan.steps[0];
     const seen = new Array(seqLen).fill(0);
     for (const tokens of positions) for (const token of tokens) seen[token]++;
+    // Tokens are drawn without replacement: cells vary less than independent ones would, by (N - n) / (N - 1).
     const expected = (images * count) / seqLen;
     const chiSquare = seen.reduce((sum, n) => sum + (n - expected) ** 2 / expected, 0);
-    // 15 degrees of freedom: 44.3 is exceeded once in ten thousand; the seed is fixed.
-    expect(chiSquare).toBeLessThan(44.3);
+    expect(chiSquare / ((seqLen - count) / (seqLen - 1))).toBeLessThan(chiSquareQuantile(seqLen - 1));
   });
 
   test('halton: the sequence, by hand for 4 x 4', () => {
