@@ -3,6 +3,7 @@ import { attentionOp } from './attention.ts';
 import { attentionGradient } from './attention_backward.ts';
 import { convOp } from './conv_op.ts';
 import { crossEntropyOp } from './cross_entropy.ts';
+import { depthwiseGluOp } from './depthwise_glu.ts';
 import { ddpmOp, dpmSolverOp, normalOp, sinusoidOp } from './diffusion.ts';
 import { dropoutOp } from './dropout.ts';
 import { activationOp, gateOp } from './elementwise.ts';
@@ -10,11 +11,14 @@ import { groupNormOp } from './group_norm.ts';
 import { layoutOp, posteriorOp } from './image.ts';
 import { layernormOp } from './layernorm.ts';
 import { layernormGradient } from './layernorm_backward.ts';
+import { linearAttentionOp } from './linear_attention.ts';
 import { headLossOp, qSampleOp } from './loss.ts';
 import { matmulOp } from './matmul.ts';
 import { matmulGradient } from './matmul_backward.ts';
 import type { Op } from './op.ts';
 import { adamwOp, gradNormOp, scaleOp } from './optimizer.ts';
+import { pixelShuffleOp, pixelUnshuffleOp } from './pixel_shuffle.ts';
+import { rmsNormOp } from './rms_norm.ts';
 import { decoderInputOp, encoderInputOp, gatherOp, patchifyOp, replaceMaskedOp, scatterOp } from './tokens.ts';
 import {
   decoderInputGradient,
@@ -53,4 +57,9 @@ export const ops: readonly Op[] = [
   wideAttentionOp,
   layoutOp,
   posteriorOp,
+  pixelUnshuffleOp,
+  pixelShuffleOp,
+  rmsNormOp,
+  linearAttentionOp,
+  depthwiseGluOp,
 ];
