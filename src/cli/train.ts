@@ -13,6 +13,7 @@ import { parameterCounts } from '../models/config.ts';
 import { openTrainingData } from '../training/data/open.ts';
 import type { TrainingData } from '../training/data/types.ts';
 import { type StepRecord, train } from '../training/loop.ts';
+import { checkTrainingMemory, type TrainingMemory, trainingMemory } from '../training/memory.ts';
 import { TrainingRun } from '../training/run.ts';
 import { Smoothed } from '../training/smoothing.ts';
 import { modelFor, parseRunConfig, type RunConfig } from '../training/run_config.ts';
@@ -77,9 +78,12 @@ async function trainCommand(flags: TrainFlags, command: Command, io: Io): Promis
     const info = { ...given.info, classNames: [...data.classes], dataScale: data.scale };
     await makeRunFolder(flags.out);
     const options = { folder: flags.out, config, settings, info, data };
+    const memory = await trainingMemory(config, settings, device);
+    if (!flags.quiet) introduce(io, device, data, memory, settings, parameterCounts(config).total);
+    checkTrainingMemory(device, memory, settings);
     run = await TrainingRun.open(device, options, flags.resume ?? false);
     await keepConfig(flags.out, given);
-    if (!flags.quiet) introduce(io, device, data, run, settings, parameterCounts(config).total);
+    if (run.from > 0 && !flags.quiet) io.out(`resumed     after step ${grouped(run.from)}`);
     await loop(flags, io, run, data, settings);
   } finally {
     run?.dispose();
@@ -136,7 +140,7 @@ function introduce(
   io: Io,
   device: Device,
   data: TrainingData,
-  run: TrainingRun,
+  memory: TrainingMemory,
   settings: TrainingSettings,
   parameters: number,
 ): void {
@@ -146,14 +150,14 @@ function introduce(
   io.out(`model       ${grouped(parameters)} parameters`);
   io.out(`adapter     ${device.name}`);
   io.out(
-    `memory      ${megabytes(device.allocated)} on the device: weights, gradients, moments, averages, activations`,
+    `memory      ${megabytes(memory.total)} on the device: parameters with gradients, moments and average ` +
+      `${megabytes(memory.parameters)}, activations ${megabytes(memory.activations)}, rest ${megabytes(memory.copies)}`,
   );
   io.out(
     `training    ${grouped(steps)} steps of ${batch} images` +
       `${microBatch < batch ? ` (${microBatch} at once)` : ''}, ${(steps / settings.stepsPerEpoch).toFixed(1)} epochs, ` +
       `learning rate ${learningRate} ${learningRateSchedule} after ${warmupSteps} steps, EMA ${emaDecay}, masks ${maskSchedule}`,
   );
-  if (run.from > 0) io.out(`resumed     after step ${grouped(run.from)}`);
 }
 
 async function loop(

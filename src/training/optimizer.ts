@@ -48,6 +48,11 @@ export class Optimizer {
     this.copies = this.session.record('weight copies', (r) => network.refresh(r));
   }
 
+  /** Bytes of each buffer of intermediate results. */
+  plan(): number[] {
+    return this.session.plan();
+  }
+
   prepare(): Promise<void> {
     return this.session.prepare();
   }

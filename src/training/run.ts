@@ -2,7 +2,6 @@
 import { EmigmError } from '../errors.ts';
 import { contactSheet, type RgbImage, toBytes } from '../formats/rgb.ts';
 import { checkpointSteps, pruneCheckpoints, runFile } from '../formats/run_folder.ts';
-import { mib } from '../gpu/device.ts';
 import type { Device } from '../gpu/device.ts';
 import type { ModelConfig } from '../models/config.ts';
 import { Emigm } from '../models/emigm.ts';
@@ -67,11 +66,6 @@ export class TrainingRun {
       parameters.dispose();
       throw error;
     }
-  }
-
-  /** Bytes on the device, in MiB as text. */
-  get memory(): string {
-    return mib(this.trainer.device.allocated);
   }
 
   /** Saves a checkpoint and the averaged weights, and removes what is older than the kept ones. */

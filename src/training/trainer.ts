@@ -70,27 +70,24 @@ export class Trainer {
   }
 
   /**
-   * Compiles the kernels and takes the memory of the largest micro-batches: few masked tokens (long encoder) and all
-   * masked (long head). `refresh` comes first: the weights' copies follow the parameters.
+   * Records the largest micro-batches: all tokens masked (long head) and half of them (long encoder). Returns the
+   * bytes of each buffer of intermediate results that they need together; nothing is taken yet.
    */
-  async prepare(): Promise<void> {
+  plan(): number[] {
     const { microBatch: images, diffusionBatchMul: repeats } = this.settings;
     const tokens = sequenceLength(this.config);
-    const of = (masked: number): MicroBatchShape => ({
-      images,
-      visible: this.config.mae ? tokens - masked : tokens,
-      rows: images * masked,
-      repeats,
-    });
-    for (const masked of [tokens, Math.max(2, Math.ceil(tokens / 2))]) this.program(of(masked));
+    for (const masked of [tokens, Math.max(2, Math.ceil(tokens / 2))]) {
+      this.program({ images, visible: this.config.mae ? tokens - masked : tokens, rows: images * masked, repeats });
+    }
+    return [...this.session.plan(), ...this.optimizer.plan()];
+  }
+
+  /** Compiles the kernels, takes the memory of the largest micro-batches, and copies the weights for the kernels. */
+  async prepare(): Promise<void> {
+    this.plan();
     await this.session.prepare();
     await this.optimizer.prepare();
     this.optimizer.refresh();
-  }
-
-  /** Bytes that the device holds for this run when `prepare` is done; known before for the activations. */
-  get bytes(): number {
-    return this.device.allocated;
   }
 
   private networkOptions(): NetworkOptions {
