@@ -19,6 +19,8 @@ import type { Op } from './op.ts';
 import { adamwOp, gradNormOp, scaleOp } from './optimizer.ts';
 import { pixelShuffleOp, pixelUnshuffleOp } from './pixel_shuffle.ts';
 import { rmsNormOp } from './rms_norm.ts';
+import { concatOp, poolOp } from './pool.ts';
+import { resizeOp } from './resize.ts';
 import { decoderInputOp, encoderInputOp, gatherOp, patchifyOp, replaceMaskedOp, scatterOp } from './tokens.ts';
 import {
   decoderInputGradient,
@@ -62,4 +64,7 @@ export const ops: readonly Op[] = [
   rmsNormOp,
   linearAttentionOp,
   depthwiseGluOp,
+  poolOp,
+  concatOp,
+  resizeOp,
 ];
