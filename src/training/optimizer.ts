@@ -1,5 +1,5 @@
 /** The optimizer's step as one recorded program: gradient norm, AdamW with clipping and averaging, new weight copies. */
-import type { Program } from '../gpu/recorder.ts';
+import type { ProfileRow, Program } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { adamw, adamwSchedule, gradNorm } from '../ops/optimizer.ts';
@@ -81,6 +81,11 @@ export class Optimizer {
     );
     this.session.run([this.update, this.copies]);
     return this.parameters.device.read(this.norm).then(([norm]) => norm);
+  }
+
+  /** Device time of every dispatch; takes a step. */
+  async profile(): Promise<ProfileRow[]> {
+    return [...(await this.session.profile(this.update)), ...(await this.session.profile(this.copies))];
   }
 
   dispose(): void {

@@ -1,7 +1,7 @@
 /** A training run on the device: programs recorded once for each count of masked tokens, one optimizer step after another. */
 import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
-import type { Program } from '../gpu/recorder.ts';
+import type { ProfileRow, Program } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type ModelConfig, sequenceLength } from '../models/config.ts';
@@ -162,6 +162,12 @@ export class Trainer {
     const result = (async () => ({ loss: (await loss)[0], gradient_norm: await norm }))();
     result.catch(() => {}); // whoever awaits it gets the error
     return { result };
+  }
+
+  /** Device time of every dispatch of the newest micro-batch's program and of the optimizer; changes the weights. */
+  async profile(): Promise<ProfileRow[]> {
+    const program = [...this.programs.values()].at(-1)!;
+    return [...(await this.session.profile(program)), ...(await this.optimizer.profile())];
   }
 
   /**
