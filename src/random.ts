@@ -31,6 +31,8 @@ export const STREAMS = {
   initialization: 9,
   /** Samples of a tokenizer's posterior. */
   posterior: 10,
+  /** Gumbel noise of sampled codes (draw 0) and of the confidence order (draw 1). */
+  codes: 11,
 } as const;
 
 const ROTATIONS = [13, 15, 26, 6, 17, 29, 16, 24];
@@ -182,6 +184,34 @@ export function normalNoise(
     const [cosine, sine] = boxMuller(threefry(row, [headStep >>> 0, pair]));
     noise[2 * pair] = cosine;
     if (2 * pair + 1 < channels) noise[2 * pair + 1] = sine;
+  }
+  return noise;
+}
+
+/** Standard Gumbel noise of a word, -log(-log(1 - u)) with u = (word + 0.5) / 2^32, in float64. */
+export function gumbel(word: number): number {
+  return -Math.log(-Math.log1p(-(word + 0.5) / 2 ** 32));
+}
+
+/**
+ * Standard Gumbel noise of one token, as the GPU kernel makes it but in float64: the row's key as in `normalNoise`,
+ * words = threefry(row, (draw, p)), elements 2p and 2p+1 = `gumbel` of the words.
+ */
+export function gumbelNoise(
+  seed: number | bigint,
+  stream: number,
+  step: number,
+  image: number,
+  position: number,
+  draw: number,
+  count: number,
+): Float64Array {
+  const row = threefry(streamKey(seed, stream, step), [image >>> 0, position >>> 0]);
+  const noise = new Float64Array(count);
+  for (let pair = 0; 2 * pair < count; pair++) {
+    const words = threefry(row, [draw >>> 0, pair]);
+    noise[2 * pair] = gumbel(words[0]);
+    if (2 * pair + 1 < count) noise[2 * pair + 1] = gumbel(words[1]);
   }
   return noise;
 }

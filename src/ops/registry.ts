@@ -1,6 +1,8 @@
 /** Every op, for tests and benchmarks to walk. */
 import { attentionOp } from './attention.ts';
 import { attentionGradient } from './attention_backward.ts';
+import { guideLogitsOp, logitThresholdOp, sampleCodesOp } from './categorical.ts';
+import { codeRowsOp, positionListOp, revealConfidentOp } from './code_lists.ts';
 import { convOp } from './conv_op.ts';
 import { crossEntropyOp } from './cross_entropy.ts';
 import { depthwiseGluOp } from './depthwise_glu.ts';
@@ -51,6 +53,12 @@ export const ops: readonly Op[] = [
   qSampleOp,
   headLossOp,
   crossEntropyOp,
+  guideLogitsOp,
+  logitThresholdOp,
+  sampleCodesOp,
+  revealConfidentOp,
+  positionListOp,
+  codeRowsOp,
   gradNormOp,
   adamwOp,
   scaleOp,
