@@ -14,7 +14,8 @@ export interface StateDictFile {
 }
 
 /**
- * Opens a file of tensors, of either kind. A PyTorch checkpoint may hold its state dict under `model` or be one.
+ * Opens a file of tensors, of either kind. A PyTorch checkpoint may hold its state dict under `model` or `state_dict`,
+ * or be one.
  * @throws EmigmError 'file' when it is missing, damaged or something else
  */
 export async function openStateDict(path: string): Promise<StateDictFile> {
@@ -27,7 +28,9 @@ export async function openStateDict(path: string): Promise<StateDictFile> {
   }
   const checkpoint = await openTorchCheckpoint(path);
   try {
-    const tensors = stateDict(checkpoint);
+    const { value } = checkpoint;
+    const inner = value instanceof Map ? value.get('state_dict') : undefined;
+    const tensors = stateDict(inner instanceof Map ? { ...checkpoint, value: inner } : checkpoint);
     return { path, tensors, read: (name) => tensors.get(name)!.readFloat32(), close: checkpoint.close };
   } catch (error) {
     await checkpoint.close();

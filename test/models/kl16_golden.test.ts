@@ -2,13 +2,12 @@
 import { readFileSync } from 'node:fs';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
-import type { Recorder } from '../../src/gpu/recorder.ts';
-import { Session } from '../../src/gpu/session.ts';
 import type { Tensor } from '../../src/gpu/tensor.ts';
 import { inferKl16, KL16_CONFIG, kl16Shapes } from '../../src/models/kl16/config.ts';
 import { Kl16, KL16_LATENT_SCALE } from '../../src/models/kl16/kl16.ts';
 import type { WeightSource } from '../../src/nn/weights.ts';
 import { imageLayout, posterior } from '../../src/ops/image.ts';
+import { runPass } from '../helpers/autoencoder.ts';
 import {
   describeGolden,
   describeGoldenFile,
@@ -35,35 +34,6 @@ function source(golden: Golden, shapes: Shapes): WeightSource {
   if (golden.names('param.').length > 0) return goldenSource(golden);
   return { shape: (name) => shapes.get(name)!, read: async (name) => formulaWeight(name, shapes.get(name)!, GAIN) };
 }
-
-/** Numbers of a program's tensors in planes, as PyTorch has them, by name; `build` names those to read. */
-async function run(
-  build: (r: Recorder, input: (golden: Float32Array, shape: readonly number[]) => Tensor, keep: Keep) => void,
-): Promise<Map<string, Float32Array>> {
-  const session = new Session(device);
-  const inputs: Tensor[] = [];
-  const kept = new Map<string, Tensor>();
-  const program = session.record('vae', (r) => {
-    const input = (data: Float32Array, shape: readonly number[]) => {
-      inputs.push(device.tensor(shape, 'f32', 'input', data));
-      return inputs.at(-1)!;
-    };
-    build(r, input, (name, x, layout = 'last') => {
-      const [b, h, w, c] = layout === 'last' ? x.shape : [x.shape[0], x.shape[2], x.shape[3], x.shape[1]];
-      const poison = new Float32Array(x.size).fill(Number.NaN);
-      const out = device.tensor([b, c, h, w], 'f32', name, poison);
-      kept.set(name, imageLayout(r, x, layout, 'planes', { out }));
-    });
-  });
-  await session.prepare();
-  session.run(program);
-  const numbers = new Map<string, Float32Array>();
-  for (const [name, tensor] of kept) numbers.set(name, await device.read(tensor));
-  session.dispose();
-  for (const tensor of [...inputs, ...kept.values()]) tensor.destroy();
-  return numbers;
-}
-type Keep = (name: string, x: Tensor, layout?: 'planes' | 'last') => void;
 
 /** Mean, clamped log variance and standard deviation of moments [b, 2 c, h, w]. */
 function gaussian(moments: Float32Array, [batch]: readonly number[]) {
@@ -98,7 +68,7 @@ describeGolden('vae_kl16*', (golden) => {
   it.each(cases)('%s', async (name) => {
     const numbers = (key: string) => golden.f32(`${name}.${key}`);
     const shape = (key: string) => golden.shape(`${name}.${key}`);
-    const actual = await run((r, input, keep) => {
+    const actual = await runPass(device, (r, input, keep) => {
       const given = (key: string) => input(numbers(key), shape(key));
       const moments = model.encode(r, given('image'));
       const noise = imageLayout(r, given('eps'), 'planes', 'last');
@@ -121,7 +91,7 @@ describeGolden('vae_kl16*', (golden) => {
   it('outputs of the modules', async () => {
     const modules = golden.names('act.').map((name) => name.slice('act.'.length));
     expect(modules.length).toBeGreaterThan(0);
-    const actual = await run((r, input, keep) => {
+    const actual = await runPass(device, (r, input, keep) => {
       const observe = (module: string, output: Tensor) => {
         if (modules.includes(module)) keep(module, output);
       };
@@ -141,7 +111,7 @@ describeGolden('vae_kl16*', (golden) => {
     const [shape, images] = [golden.shape(`${name}.image`), golden.f32(`${name}.image`)];
     const size = images.length / shape[0];
     const pass = (data: Float32Array, batch: number) =>
-      run((r, input, keep) => {
+      runPass(device, (r, input, keep) => {
         const moments = model.encode(r, input(data, [batch, ...shape.slice(1)]));
         keep('moments', moments);
         keep('decoded', model.decode(r, model.latents(r, moments)), 'planes');
@@ -172,7 +142,7 @@ describeGolden('vae_gaussian', (golden) => {
     it('mean, log variance, deviation and variance', async () => {
       const shape = golden.shape('parameters');
       const parameters = golden.f32('parameters');
-      const actual = await run((r, input, keep) => {
+      const actual = await runPass(device, (r, input, keep) => {
         const moments = imageLayout(r, input(parameters, shape), 'planes', 'last');
         const count = parameters.length / 2;
         const [batch, channels, height, width] = [shape[0], shape[1] / 2, shape[2], shape[3]];

@@ -22,6 +22,7 @@ import { type Conv, conv } from '../../ops/conv.ts';
 import { groupNorm } from '../../ops/group_norm.ts';
 import { imageLayout, posterior } from '../../ops/image.ts';
 import type { Norm } from '../../ops/layernorm.ts';
+import { type Observer, observer, type Seen } from '../observer.ts';
 import { type Kl16Config, kl16Shapes, kl16Stride } from './config.ts';
 
 /** Latents are multiplied by it for the models, and divided by it before they are decoded. */
@@ -33,9 +34,6 @@ export interface Kl16Options {
   /** Called with the share of parameters loaded, 0 to 1. */
   onProgress?: (done: number) => void;
 }
-
-/** Called with each module's output, channels last, under its official name, while a pass is recorded. */
-export type Observer = (module: string, output: Tensor) => void;
 
 interface Level {
   blocks: ResidualBlock[];
@@ -252,16 +250,6 @@ async function loadHalf(from: ConvLoader, config: Kl16Config, half: 'encoder' | 
     },
     norm: await from.load.norm(`${half}.norm_out`),
     convOut: await loadConv(from, `${half}.conv_out`),
-  };
-}
-
-type Seen = (module: string, output: Tensor) => Tensor;
-
-/** Tells the observer of an output, and passes it on. */
-function observer(observe: Observer | undefined, half: string): Seen {
-  return (module, output) => {
-    observe?.(`${half}.${module}`, output);
-    return output;
   };
 }
 
