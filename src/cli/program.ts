@@ -7,9 +7,11 @@ import { packageFolder } from '../gpu/node.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDoctor } from './doctor.ts';
+import { registerEval } from './eval.ts';
 import { registerInspect } from './inspect.ts';
 import type { Io } from './io.ts';
 import { registerPlot } from './plot.ts';
+import { registerPull } from './pull.ts';
 import { registerSample } from './sample.ts';
 import { registerTrain } from './train.ts';
 
@@ -25,8 +27,10 @@ export function packageVersion(): string {
 const COMMANDS = [
   registerSample,
   registerTrain,
+  registerEval,
   registerPlot,
   registerData,
+  registerPull,
   registerConvert,
   registerInspect,
   registerDoctor,

@@ -184,17 +184,28 @@ export class Moments implements MomentState {
     const unit = range / UNITS;
     const mean = Float64Array.from(sums, (sum) => (sum / count) * unit);
     const covariance = new Float64Array(d * d);
-    const [images, units] = [BigInt(count), BigInt(UNITS)];
-    const whole = Array.from(sums, BigInt);
     const divisor = count * (count - 1);
     for (let i = 0, at = 0; i < d; i++) {
       for (let j = 0; j <= i; j++, at++) {
-        const products = BigInt(high[at]) * units + BigInt(low[at]);
-        const value = (Number(images * products - whole[i] * whole[j]) / divisor) * unit * unit;
+        const value = (scatter(count, high[at], low[at], sums[i], sums[j]) / divisor) * unit * unit;
         covariance[i * d + j] = value;
         covariance[j * d + i] = value;
       }
     }
     return { mean, covariance, count };
   }
+}
+
+const LIMB = 2 ** 25;
+
+/** n (2^30 high + low) - a b for whole numbers, rounded once: limbs of 25 bits, whose products are exact. */
+function scatter(n: number, high: number, low: number, a: number, b: number): number {
+  const [h1, a1, b1] = [Math.floor(high / LIMB), Math.floor(a / LIMB), Math.floor(b / LIMB)];
+  const [h0, a0, b0] = [high - h1 * LIMB, a - a1 * LIMB, b - b1 * LIMB];
+  const last = n * low - a0 * b0;
+  const carry = Math.floor(last / LIMB);
+  const middle = n * h0 * 32 - (a1 * b0 + a0 * b1) + carry;
+  const over = Math.floor(middle / LIMB);
+  const first = n * h1 * 32 - a1 * b1 + over;
+  return first * LIMB * LIMB + ((middle - over * LIMB) * LIMB + (last - carry * LIMB));
 }

@@ -58,7 +58,7 @@ async function list(folder: string): Promise<Listing> {
 }
 
 /** Files below a folder: its own by name, then those of its folders by path, as Python's `sorted(os.walk(folder))`. */
-async function walk(root: string): Promise<string[]> {
+export async function filesBelow(root: string): Promise<string[]> {
   const found: { folder: string; files: string[] }[] = [];
   const visit = async (folder: string, depth: number): Promise<void> => {
     if (depth > 32) throw new EmigmError('file', `${folder}: folders are nested too deep; a link to a folder above?`);
@@ -91,7 +91,7 @@ export async function listClassFolders(folder: string): Promise<ClassFolders> {
   let ignored = files.length;
   for (const [label, name] of folders.entries()) {
     const before = kept.pictures.length + kept.latents.length;
-    for (const path of await walk(join(folder, name))) {
+    for (const path of await filesBelow(join(folder, name))) {
       const suffix = extname(path).toLowerCase();
       if ((PICTURE_SUFFIXES as readonly string[]).includes(suffix)) kept.pictures.push({ path, label });
       else if ((LATENT_SUFFIXES as readonly string[]).includes(suffix)) kept.latents.push({ path, label });

@@ -58,6 +58,24 @@ describe('moments', () => {
     expectClose(momentsOf(features, 4).statistics().covariance, plain.covariance, { relative: 1e-12 }, 'covariance');
   });
 
+  it('are rounded once: equal to whole-number arithmetic without limit', () => {
+    const rng = random();
+    const [d, n, unit] = [9, 300, 64 / 2 ** 30];
+    const features = rng.uniform(n * d, -20, 64);
+    const { mean, covariance } = momentsOf(features, d).statistics();
+    const whole = Array.from(features, (x) => BigInt(Math.round(x / unit)));
+    const sum = (of: (row: number) => bigint) => Array.from({ length: n }, (_, row) => of(row)).reduce((a, b) => a + b);
+    const sums = Array.from({ length: d }, (_, i) => sum((row) => whole[row * d + i]));
+    expect([...mean]).toEqual(sums.map((total) => (Number(total) / n) * unit));
+    for (let i = 0; i < d; i++) {
+      for (let j = 0; j < d; j++) {
+        const products = sum((row) => whole[row * d + i] * whole[row * d + j]);
+        const scatter = Number(BigInt(n) * products - sums[i] * sums[j]);
+        expect(covariance[i * d + j]).toBe((scatter / (n * (n - 1))) * unit * unit);
+      }
+    }
+  });
+
   it('are the same to the last bit in any order, batches and shards', () => {
     const rng = random();
     const [d, n] = [11, 700];
