@@ -11,6 +11,8 @@ import { type GeneratedImage, sampleStream, settingsFor } from '../index.ts';
 import { guidanceSchedules } from '../masking/guidance.ts';
 import { maskSchedules } from '../masking/schedules.ts';
 import { type LoadedModel, loadModel } from '../models/load.ts';
+import { checkTokenizer, type Tokenizer } from '../models/tokenizer.ts';
+import { decodeFloats, decodePictures } from '../sampling/decode.ts';
 import { revealFrame, sheetScale } from '../sampling/pictures.ts';
 import { emptyStats, type SampleStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
@@ -19,9 +21,11 @@ import type { Io } from './io.ts';
 import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
 import { finiteNumber, interval, oneOf, parseClasses, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress, duration } from './progress.ts';
+import { resolveFile } from './pull.ts';
+import { addVaeFlags, openVae, type VaeFlags } from './vae_flags.ts';
 import { versions } from './versions.ts';
 
-interface SampleFlags extends ModelFlags, DeviceFlags {
+interface SampleFlags extends ModelFlags, DeviceFlags, VaeFlags {
   model: string;
   class: string;
   count: number;
@@ -95,10 +99,11 @@ export function registerSample(program: Command, io: Io): void {
       'after',
       '\nExamples:\n' +
         '  emigm sample --class dress,hat -n 8\n' +
-        '  emigm sample --model b-256.safetensors --class 207 --cfg 4 --cfg-interval 0.1,0.3\n' +
+        '  emigm sample --model b-256.safetensors --vae kl16.ckpt --class 207 --cfg 4 --cfg-interval 0.1,0.3\n' +
         '  emigm sample --steps 32 --head-steps 14 --seed 7 --save-steps',
     )
     .action((flags: SampleFlags) => sampleCommand(flags, io));
+  addVaeFlags(command);
   addDeviceFlags(command);
   addModelFlags(command);
 }
@@ -109,12 +114,25 @@ interface Drawn {
   image: GeneratedImage;
 }
 
+/** A tokenizer, and what became of it in the run. */
+interface Decoding {
+  tokenizer: Tokenizer;
+  file: string;
+  /** Seconds for the images themselves, without those of --save-steps. */
+  seconds: number;
+}
+
 async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
   const began = performance.now();
   makeFolder(flags.out);
   const model = await load(flags, io);
+  let vae: Decoding | undefined;
   try {
     const { config, info } = model;
+    if (flags.vae !== undefined) {
+      vae = { tokenizer: await openVae(flags, model.device, io), file: flags.vae, seconds: 0 };
+      checkTokenizer(config, vae.tokenizer, flags.vae);
+    }
     const settings = settingsFor(model, {
       seed: flags.seed,
       steps: flags.steps,
@@ -134,8 +152,11 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       order: flags.order,
     });
     const isPixelModel = config.vaeStride === 1 && config.channels === 3;
-    if (flags.saveSteps && !isPixelModel)
-      throw new EmigmError('input', '--save-steps needs a pixel model; this one makes latents');
+    if (flags.saveSteps && !isPixelModel && !vae)
+      throw new EmigmError(
+        'input',
+        '--save-steps needs pictures, and this model makes latents; name a tokenizer: --vae',
+      );
     const chosen = parseClasses(flags.class, config.classes, info.classNames);
     const name = (number: number) => info.classNames?.[number] ?? String(number);
     const jobs = chosen.flatMap((classNumber) =>
@@ -162,16 +183,16 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
             if (!flags.saveSteps) return;
             const now = await latents();
             const size = now.length / batch.length;
+            const each = batch.map((_, i) => now.slice(i * size, (i + 1) * size));
+            const pictures = vae ? await all(decodeFloats(model, vae.tokenizer, each, io.signal)) : each;
             frames[step - 1] ??= [];
-            frames[step - 1].push(
-              ...revealed.map((mask, i) => revealFrame(now.slice(i * size, (i + 1) * size), config.imageSize, mask)),
-            );
+            frames[step - 1].push(...revealed.map((mask, i) => revealFrame(pictures[i], config.imageSize, mask)));
           },
         },
         stats,
       );
       for await (const batch of stream) {
-        for (const image of batch) {
+        for await (const image of withPictures(batch, model, vae, io)) {
           const job = jobs[drawn.length];
           drawn.push({ ...job, image });
           if (image.image && !flags.sheetOnly)
@@ -181,29 +202,60 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
     } finally {
       progress.stop();
     }
-    const written = isPixelModel
-      ? await writePictures(flags, drawn, chosen.map(name), frames)
-      : await writeLatents(flags, drawn, [config.channels, Math.sqrt(drawn[0].image.latents.length / config.channels)]);
+    const written =
+      isPixelModel || vae
+        ? await writePictures(flags, drawn, chosen.map(name), frames)
+        : await writeLatents(flags, drawn, [
+            config.channels,
+            Math.sqrt(drawn[0].image.latents.length / config.channels),
+          ]);
     const sidecar = join(flags.out, 'sample.json');
     await writeAtomically(sidecar, (put) =>
-      put(Buffer.from(`${JSON.stringify(describe(flags, model, settings, stats, drawn, name), null, 2)}\n`)),
+      put(Buffer.from(`${JSON.stringify(describe(flags, model, settings, stats, drawn, name, vae), null, 2)}\n`)),
     );
     if (flags.quiet) return;
-    const each = stats.seconds.total / stats.images;
+    const each = (stats.seconds.total + (vae?.seconds ?? 0)) / stats.images;
     io.out(`${written} (${stats.images} images; ${sidecar} has every setting)`);
     io.out(
       `${model.device.name}: NFE ${stats.nfe}, ${each.toFixed(3)} s an image at batch ${Math.min(flags.batch, jobs.length)}, ` +
         `${duration((performance.now() - began) / 1000)} in all`,
     );
   } finally {
+    vae?.tokenizer.dispose();
     model.dispose();
+  }
+}
+
+async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
+  const list: T[] = [];
+  for await (const item of items) list.push(item);
+  return list;
+}
+
+/** The images of a batch, with pictures of latents as they are decoded. */
+async function* withPictures(
+  batch: readonly GeneratedImage[],
+  model: LoadedModel,
+  vae: Decoding | undefined,
+  io: Io,
+): AsyncGenerator<GeneratedImage> {
+  if (!vae) return yield* batch;
+  const { tokenizer } = vae;
+  let before = tokenizer.seconds.decode;
+  let next = 0;
+  const latents = batch.map((image) => image.latents);
+  for await (const image of decodePictures(model, tokenizer, latents, io.signal)) {
+    vae.seconds += tokenizer.seconds.decode - before;
+    before = tokenizer.seconds.decode;
+    yield { ...batch[next++], image };
   }
 }
 
 async function load(flags: SampleFlags, io: Io): Promise<LoadedModel> {
   const progress = createProgress(io, { label: 'loading', total: 1, quiet: flags.quiet });
   try {
-    return await loadModel(flags.model, {
+    const path = await resolveFile(flags.model, io, { flag: '--model', pull: flags.pull, quiet: flags.quiet });
+    return await loadModel(path, {
       ...openOptions(flags),
       device: deviceOptions(flags),
       stored: flags.stored,
@@ -283,12 +335,19 @@ function describe(
   stats: SampleStats,
   drawn: readonly Drawn[],
   name: (number: number) => string,
+  vae: Decoding | undefined,
 ): Record<string, unknown> {
   const { device, info, config } = model;
   const { parts } = stats.seconds;
   const timed = Object.values(parts).reduce((a, b) => a + b, 0);
+  const total = stats.seconds.total + (vae?.seconds ?? 0);
   return {
     model: { file: flags.model, name: info.name, maskToken: info.maskToken, stored: flags.stored ?? 'default' },
+    vae: vae && {
+      file: vae.file,
+      kind: vae.tokenizer.kind,
+      scale: info.dataScale ?? vae.tokenizer.scale,
+    },
     config,
     settings: { ...settings, seed: Number(settings.seed) },
     batch: flags.batch,
@@ -302,9 +361,13 @@ function describe(
     dispatches: stats.dispatches,
     seconds: {
       ...stats.seconds,
-      anImage: stats.seconds.total / stats.images,
+      total,
+      anImage: total / stats.images,
       // The rest is the device's other kernels and the time between them.
-      parts: timed > 0 ? { ...parts, rest: stats.seconds.total - timed + (parts.rest ?? 0) } : undefined,
+      parts:
+        timed > 0 || vae
+          ? { ...parts, rest: stats.seconds.total - timed + (parts.rest ?? 0), decode: vae?.seconds }
+          : undefined,
     },
     images: drawn.map(({ classNumber, number }) => ({
       file: flags.sheetOnly ? undefined : fileName(name(classNumber), number),
