@@ -46,7 +46,11 @@ export function samplingTable({ seconds, host, memory, ...row }: SamplingRow): s
   const share = (part: number) => [`${part.toFixed(3)} s`, percent(part / seconds.total)];
   const lines: string[][] = [
     ['sampling', row.model, ''],
-    ['run', `${row.images} images in batches of ${row.batch}, ${row.steps} steps, ${row.headSteps} head steps`, ''],
+    [
+      'run',
+      `${row.images} image${row.images === 1 ? '' : 's'} in batches of ${row.batch}, ${row.steps} steps, ${row.headSteps} head steps`,
+      '',
+    ],
     ['NFE, head rows', `${row.nfe} an image, ${row.headEvaluations} in all`, ''],
     ['dispatches', `${row.dispatches} a batch`, ''],
     ...Object.entries(seconds.parts).map(([part, value]) => [`  ${part}`, ...share(value)]),
