@@ -10,6 +10,8 @@ import { normal } from '../ops/diffusion.ts';
 import { imageLayout, posterior } from '../ops/image.ts';
 import { STREAMS } from '../random.ts';
 import type { ModelConfig } from './config.ts';
+import { DC_AE_LATENT_SCALE, DcAe } from './dc_ae/dc_ae.ts';
+import { openDcAe } from './dc_ae/file.ts';
 import { openKl16 } from './kl16/file.ts';
 import { KL16_LATENT_SCALE, Kl16 } from './kl16/kl16.ts';
 import { itemCount, type Pass, Passes } from './passes.ts';
@@ -55,6 +57,20 @@ const KINDS: readonly Kind[] = [
       const file = await openKl16(path);
       try {
         return await Kl16.load(device, file.config, file, options);
+      } finally {
+        await file.close();
+      }
+    },
+  },
+  {
+    name: 'DC-AE',
+    scale: DC_AE_LATENT_SCALE,
+    hasPosterior: false,
+    mark: 'encoder.project_out.main.op_list.0.conv.weight',
+    async load(device, path, options) {
+      const file = await openDcAe(path);
+      try {
+        return await DcAe.load(device, file.config, file, options);
       } finally {
         await file.close();
       }

@@ -19,10 +19,11 @@ const vae = at('vae.safetensors');
 afterAll(() => rmSync(folder, { recursive: true, force: true }));
 beforeAll(async () => {
   const config = { ...toyConfig, vaeStride: 2, imageSize: 16 };
+  const read = async (name: string) => new Float32Array(await toySource(config).read(name));
   await saveModel(model, {
     config,
     info: { sampling: { steps: 2, headSteps: 2, cfg: 2 } },
-    read: toySource(config).read,
+    read,
   });
   await writeToyKl16(vae);
 });

@@ -1,5 +1,6 @@
-/** A small KL-16 with formula weights, as a file. */
+/** Small autoencoders with formula weights, as files. */
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import { type DcAeConfig, dcAeShapes } from '../../src/models/dc_ae/config.ts';
 import { type Kl16Config, kl16Shapes } from '../../src/models/kl16/config.ts';
 import { formulaWeight } from './formula.ts';
 
@@ -14,9 +15,35 @@ export const toyKl16: Kl16Config = {
   image: 3,
 };
 
-/** Writes the autoencoder as safetensors under `path`; another `gain`, other weights. */
-export async function writeToyKl16(path: string, config: Kl16Config = toyKl16, gain = 1): Promise<string> {
-  const tensors = [...kl16Shapes(config)].map(([name, shape]) => ({
+/** Four pixels a latent, four channels. */
+export const toyDcAe: DcAeConfig = {
+  encoder: [
+    { width: 0, depth: 0, block: 'residual', norm: 'rms' },
+    { width: 16, depth: 1, block: 'residual', norm: 'rms' },
+    { width: 32, depth: 1, block: 'attention', norm: 'rms' },
+  ],
+  decoder: [
+    { width: 0, depth: 0, block: 'residual', norm: 'rms' },
+    { width: 16, depth: 1, block: 'residual', norm: 'batch' },
+    { width: 32, depth: 1, block: 'attention', norm: 'rms' },
+  ],
+  channels: 4,
+  image: 3,
+  scales: [],
+};
+
+/** Writes a KL-16 as safetensors under `path`; another `gain`, other weights. */
+export function writeToyKl16(path: string, config: Kl16Config = toyKl16, gain = 1): Promise<string> {
+  return write(path, kl16Shapes(config), gain);
+}
+
+/** Writes a DC-AE as safetensors under `path`. */
+export function writeToyDcAe(path: string, config: DcAeConfig = toyDcAe): Promise<string> {
+  return write(path, dcAeShapes(config), 1);
+}
+
+async function write(path: string, shapes: ReadonlyMap<string, readonly number[]>, gain: number): Promise<string> {
+  const tensors = [...shapes].map(([name, shape]) => ({
     name,
     dtype: 'F32' as const,
     shape,

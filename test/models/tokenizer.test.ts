@@ -10,7 +10,7 @@ import { cutTile, TileBlend, tileStarts } from '../../src/models/tiles.ts';
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../../src/models/tokenizer.ts';
 import { normalNoise, STREAMS } from '../../src/random.ts';
 import { expectClose, random } from '../helpers/numbers.ts';
-import { toyKl16, writeToyKl16 } from '../helpers/tokenizer.ts';
+import { toyKl16, writeToyDcAe, writeToyKl16 } from '../helpers/tokenizer.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'emigm-tokenizer-'));
 const path = join(folder, 'vae.safetensors');
@@ -115,6 +115,35 @@ describe('passes', () => {
       );
       expectClose(a, b, { relative: 1e-5 }, 'decoded at either scale');
     });
+  });
+
+  it('of DC-AE give latents at once, with nothing to draw', async () => {
+    const images = random().uniform(3 * pixels);
+    const dcAe = await writeToyDcAe(join(folder, 'dc_ae.safetensors'));
+    const run = async (batch: number) => {
+      const tokenizer = await loadTokenizer(dcAe, { device, batch });
+      const { kind, stride, channels: found, scale, hasPosterior } = tokenizer;
+      expect({ kind, stride, found, scale, hasPosterior }).toEqual({
+        kind: 'DC-AE',
+        stride: 4,
+        found: 4,
+        scale: 0.3189,
+        hasPosterior: false,
+      });
+      const cached = await tokenizer.encode(images, size);
+      expect(cached).toHaveLength(3 * 4 * 2 * 3);
+      const scaled = await tokenizer.latents(images, size, { draw: { seed: 1, indices: [0, 1, 2] } });
+      expectClose(
+        scaled,
+        cached.map((x) => x * 0.3189),
+        { relative: 1e-6 },
+      );
+      const back: Float32Array[] = [];
+      for await (const image of tokenizer.decode(cached, { height: 2, width: 3 }, { scale: 1 })) back.push(image);
+      tokenizer.dispose();
+      return { cached, back };
+    };
+    expect(await run(2)).toEqual(await run(1));
   });
 
   it('refuse sizes that do not fit, and stop', async () => {
