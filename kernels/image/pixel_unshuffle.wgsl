@@ -7,16 +7,15 @@
 //   shortcut [batch, f height, f width, short_channels]  f32   read when HAS_SHORTCUT; G = short_channels f f / channels
 //   y        [batch, height, width, channels]            f32
 //
-// f = factor; f = 1 averages channels and moves no pixel. `size` counts the numbers of y.
+// f = FACTOR; f = 1 averages channels and moves no pixel. `size` counts the numbers of y.
 // Bound by memory. Any adapter. One invocation a number of y. Grid: ceil(size / 64), folded over y beyond 32768.
 // Chen et al. 2024 (DC-AE), figure 4: the residual downsampling block.
 requires immediate_address_space;
 
+override FACTOR: u32 = 2;  // fixed early: most divisions become shifts
 override HAS_SHORTCUT: bool = false;
 
-struct Params {
-  size: u32, width: u32, channels: u32, factor: u32, x_channels: u32, short_channels: u32, scale: f32,
-}
+struct Params { size: u32, width: u32, channels: u32, x_channels: u32, short_channels: u32, scale: f32 }
 
 @group(0) @binding(0) var<storage, read> x: array<f32>;
 @group(0) @binding(1) var<storage, read> shortcut: array<f32>;
@@ -29,7 +28,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
   if (at >= params.size) { return; }
   let o = at % params.channels;
   let pixel = at / params.channels;
-  let f = params.factor;
+  let f = FACTOR;
   let row = pixel / params.width; // of all images: their heights are multiples of f
   let column = pixel % params.width;
   let line = params.width * f;    // pixels of a row of x

@@ -37,13 +37,12 @@ export function pixelUnshuffle(
   if (!fits || y.size !== size) throw misfit('unshuffle', x, y, channels, factor, shortcut);
   r.call({
     op: 'pixel unshuffle',
-    kernel: { file: 'image/pixel_unshuffle', overrides: { HAS_SHORTCUT: shortcut !== undefined } },
+    kernel: { file: 'image/pixel_unshuffle', overrides: { FACTOR: factor, HAS_SHORTCUT: shortcut !== undefined } },
     operands: { x, shortcut, y },
     params: {
       size,
       width: shape[2],
       channels,
-      factor,
       x_channels: xChannels,
       short_channels: shortcut?.shape[3] ?? 0,
       scale,
@@ -88,13 +87,12 @@ export function pixelShuffle(
     const size = batch * height * width * area * count;
     r.call({
       op: 'pixel shuffle',
-      kernel: { file: 'image/pixel_shuffle', overrides: { HAS_SHORTCUT: shortcut !== undefined } },
+      kernel: { file: 'image/pixel_shuffle', overrides: { FACTOR: factor, HAS_SHORTCUT: shortcut !== undefined } },
       operands: { x: part, shortcut, y },
       params: {
         size,
         width,
         channels,
-        factor,
         x_channels: part.shape[3],
         short_channels: shortcut?.shape[3] ?? 0,
         first,
