@@ -6,12 +6,15 @@ import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
+import { registerDecode } from './decode.ts';
 import { registerDoctor } from './doctor.ts';
+import { registerEncode } from './encode.ts';
 import { registerEval } from './eval.ts';
 import { registerInspect } from './inspect.ts';
 import type { Io } from './io.ts';
 import { registerPlot } from './plot.ts';
 import { registerPull } from './pull.ts';
+import { registerReconstruct } from './reconstruct.ts';
 import { registerSample } from './sample.ts';
 import { registerTrain } from './train.ts';
 
@@ -31,6 +34,9 @@ const COMMANDS = [
   registerPlot,
   registerData,
   registerPull,
+  registerEncode,
+  registerDecode,
+  registerReconstruct,
   registerConvert,
   registerInspect,
   registerDoctor,

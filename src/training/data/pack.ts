@@ -12,6 +12,8 @@ export interface PackOptions {
   size?: number;
   /** How latents are stored; f32, as cached, by default. */
   dtype?: 'f16' | 'f32';
+  /** What cached latents are: moments of a posterior, by default, or the latents of a tokenizer without one. */
+  latents?: 'moments' | 'latents';
   /** Leave out pictures that cannot be read, with a warning. */
   skipUnreadable?: boolean;
   threads?: number;
@@ -73,7 +75,7 @@ export async function packFolder(
     const kept = skipUnreadable ? await readable(store, all, onWarning, signal) : all;
     if (kept.length === 0) throw new EmigmError('file', `${folder}: none of its files can be read`);
     await writeShard(out, {
-      content: kind === 'pictures' ? 'images' : 'moments',
+      content: kind === 'pictures' ? 'images' : (options.latents ?? 'moments'),
       dtype: kind === 'pictures' ? 'U8' : dtype === 'f16' ? 'F16' : 'F32',
       shape: store.shape,
       classes: store.classes,
