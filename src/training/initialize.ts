@@ -22,19 +22,21 @@ export function initialParameters(config: ModelConfig, seed: number | bigint): W
       const shape = shapes.get(name)!;
       const size = shape.reduce((a, b) => a * b, 1);
       const key = streamKey(seed, STREAMS.initialization, order.indexOf(name));
-      if (TABLES.test(name) || TIME.test(name)) return normal(key, size, DEVIATION);
+      if (TABLES.test(name) || TIME.test(name)) return normalValues(key, size, DEVIATION);
       if (shape.length === 1) return new Float32Array(size).fill(name.endsWith('.weight') ? 1 : 0);
       if (name.startsWith(HEAD_PREFIX) && ZERO.test(name)) return new Float32Array(size);
       const [outputs, inputs] = shape;
-      return uniform(key, size, Math.sqrt(6 / (inputs + outputs))); // Glorot, Bengio 2010
+      return glorotUniform(key, inputs, outputs);
     },
   };
 }
 
 const open = (word: number) => (word + 0.5) / 2 ** 32;
 
-/** Uniform in (-bound, bound): two numbers a counter. */
-function uniform(key: Words, size: number, bound: number): Float32Array {
+/** A weight [outputs, inputs] uniform within sqrt(6 / (inputs + outputs)) of zero (Glorot, Bengio 2010). */
+export function glorotUniform(key: Words, inputs: number, outputs: number): Float32Array {
+  const size = inputs * outputs;
+  const bound = Math.sqrt(6 / (inputs + outputs));
   const values = new Float32Array(size);
   for (let i = 0; i < size; i += 2) {
     const [a, b] = threefry(key, [i >>> 1, 0]);
@@ -44,8 +46,8 @@ function uniform(key: Words, size: number, bound: number): Float32Array {
   return values;
 }
 
-/** Box and Muller 1958. */
-function normal(key: Words, size: number, deviation: number): Float32Array {
+/** Normal numbers, mean 0 (Box and Muller 1958). */
+export function normalValues(key: Words, size: number, deviation: number): Float32Array {
   const values = new Float32Array(size);
   for (let i = 0; i < size; i += 2) {
     const [a, b] = threefry(key, [i >>> 1, 0]);

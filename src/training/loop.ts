@@ -1,7 +1,15 @@
 /** The training loop: batches in, steps submitted ahead of their results, records out, checkpoints between. */
 import { EmigmError } from '../errors.ts';
-import type { TrainingData } from './data/types.ts';
-import type { StepResult, Trainer } from './trainer.ts';
+import type { Batch, TrainingData } from './data/types.ts';
+import type { StepResult } from './trainer.ts';
+
+/** What the loop asks of a trainer. */
+export interface Trainable {
+  readonly settings: { readonly batch: number };
+  learningRate(step: number): number;
+  submit(step: number, batch: Batch): Promise<{ result: Promise<StepResult> }>;
+  findNonFinite(step: number, batch: Batch): Promise<string>;
+}
 
 /** One line of the log. */
 export interface StepRecord extends StepResult {
@@ -37,7 +45,7 @@ const AHEAD = 3;
  * Trains until `until` steps are taken or `signal` is aborted; in both cases ends after `onPause`. Returns the steps
  * taken. @throws EmigmError 'numeric' naming step and op when a loss is not finite
  */
-export async function train(trainer: Trainer, options: LoopOptions): Promise<number> {
+export async function train(trainer: Trainable, options: LoopOptions): Promise<number> {
   const { data, from, until, onStep, onPause, pauseAt, signal } = options;
   const queue: { step: number; result: Promise<StepResult>; waited: number }[] = [];
   let clock = performance.now();

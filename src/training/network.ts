@@ -9,12 +9,12 @@ import type { Tensor } from '../gpu/tensor.ts';
 import { HEAD_PREFIX, type ModelConfig, sequenceLength, TIME_EMBEDDING_DIM, tokenDim } from '../models/config.ts';
 import type { Modulation, Tape, TapeLinear, TapeNorm, TapeTable } from '../nn/tape.ts';
 import { sinusoid, sinusoidFrequencies } from '../ops/diffusion.ts';
-import { createTrainableLinear, destroyTrainableLinear, refreshLinear } from '../ops/matmul_backward.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
 import { BLOCK_DROPOUTS, type TrainedBlock, transformerBlock } from '../nn/tape_block.ts';
 import { DIFFUSION_STEPS } from '../diffusion/betas.ts';
 import type { MicroBatchShape } from './micro_batch.ts';
 import type { Parameters } from './parameters.ts';
+import { TapeLayers } from './tape_layers.ts';
 
 interface TrainedHead {
   width: number;
@@ -63,8 +63,7 @@ export class TrainingNetwork {
   readonly config: ModelConfig;
   readonly tokens: number;
   readonly tokenDim: number;
-  private readonly parameters: Parameters;
-  private readonly linears: TapeLinear[] = [];
+  private readonly layers: TapeLayers;
   private readonly frequency: Tensor;
   private readonly everyTime: Tensor;
   private readonly classes: TapeTable;
@@ -81,7 +80,8 @@ export class TrainingNetwork {
     const { device, config } = parameters;
     this.device = device;
     this.config = config;
-    this.parameters = parameters;
+    const layers = new TapeLayers(parameters);
+    this.layers = layers;
     this.tokens = sequenceLength(config);
     this.tokenDim = tokenDim(config);
     this.frequency = device.tensor(
@@ -93,72 +93,36 @@ export class TrainingNetwork {
     const every = Float32Array.from({ length: DIFFUSION_STEPS }, (_, t) => t);
     this.everyTime = device.tensor([DIFFUSION_STEPS], 'f32', 'every diffusion time', every);
     this.classes = { table: parameters.classTable(), gradient: parameters.classTable('gradient') };
-    this.maskToken = this.table(config.maskGuidance ? 'fake_latent' : 'mask_token');
+    this.maskToken = layers.table(config.maskGuidance ? 'fake_latent' : 'mask_token');
     this.encoder = {
-      embed: this.linear('z_proj'),
-      position: this.table('encoder_pos_embed_learned'),
-      embedNorm: this.norm('z_proj_ln'),
-      norm: this.norm('encoder_norm'),
+      embed: layers.linear('z_proj'),
+      position: layers.table('encoder_pos_embed_learned'),
+      embedNorm: layers.norm('z_proj_ln'),
+      norm: layers.norm('encoder_norm'),
     };
     const { encoderWidth, encoderHeads, decoderWidth, decoderHeads } = config;
-    this.encoderBlocks = this.blocks('encoder_blocks', config.encoderDepth, encoderWidth, encoderHeads);
+    this.encoderBlocks = layers.blocks('encoder_blocks', config.encoderDepth, encoderWidth, encoderHeads);
     this.decoder = {
-      embed: this.linear('decoder_embed'),
-      position: this.table('decoder_pos_embed_learned'),
-      norm: this.norm('decoder_norm'),
+      embed: layers.linear('decoder_embed'),
+      position: layers.table('decoder_pos_embed_learned'),
+      norm: layers.norm('decoder_norm'),
     };
-    this.decoderBlocks = this.blocks('decoder_blocks', config.decoderDepth, decoderWidth, decoderHeads);
-    this.diffusionPosition = this.table('diffusion_pos_embed_learned');
+    this.decoderBlocks = layers.blocks('decoder_blocks', config.decoderDepth, decoderWidth, decoderHeads);
+    this.diffusionPosition = layers.table('diffusion_pos_embed_learned');
     this.head = this.loadHead(`${HEAD_PREFIX}net.`);
-  }
-
-  private linear(name: string): TapeLinear {
-    const { parameters, device } = this;
-    const layer = createTrainableLinear(device, parameters.tensor(`${name}.weight`), parameters.tensor(`${name}.bias`));
-    const made = {
-      layer,
-      dWeight: parameters.tensor(`${name}.weight`, 'gradient'),
-      dBias: parameters.tensor(`${name}.bias`, 'gradient'),
-    };
-    this.linears.push(made);
-    return made;
-  }
-
-  private norm(name: string): TapeNorm {
-    const of = (state: 'value' | 'gradient') => ({
-      weight: this.parameters.tensor(`${name}.weight`, state),
-      bias: this.parameters.tensor(`${name}.bias`, state),
-    });
-    return { norm: of('value'), gradient: of('gradient') };
-  }
-
-  private table(name: string): TapeTable {
-    return { table: this.parameters.tensor(name), gradient: this.parameters.tensor(name, 'gradient') };
-  }
-
-  private blocks(name: string, depth: number, width: number, heads: number): TrainedBlock[] {
-    return Array.from({ length: depth }, (_, i) => ({
-      width,
-      heads,
-      norm1: this.norm(`${name}.${i}.norm1`),
-      qkv: this.linear(`${name}.${i}.attn.qkv`),
-      proj: this.linear(`${name}.${i}.attn.proj`),
-      norm2: this.norm(`${name}.${i}.norm2`),
-      fc1: this.linear(`${name}.${i}.mlp.fc1`),
-      fc2: this.linear(`${name}.${i}.mlp.fc2`),
-    }));
   }
 
   private loadHead(prefix: string): TrainedHead {
     const { headDepth, headWidth } = this.config;
-    const at = (name: string) => this.linear(`${prefix}${name}`);
+    const { layers } = this;
+    const at = (name: string) => layers.linear(`${prefix}${name}`);
     return {
       width: headWidth,
       time: [at('time_embed.mlp.0'), at('time_embed.mlp.2')],
       condition: at('cond_embed'),
       input: at('input_proj'),
       blocks: Array.from({ length: headDepth }, (_, i) => ({
-        norm: this.norm(`${prefix}res_blocks.${i}.in_ln`),
+        norm: layers.norm(`${prefix}res_blocks.${i}.in_ln`),
         fc1: at(`res_blocks.${i}.mlp.0`),
         fc2: at(`res_blocks.${i}.mlp.2`),
         modulation: at(`res_blocks.${i}.adaLN_modulation.1`),
@@ -170,9 +134,7 @@ export class TrainingNetwork {
 
   /** Records the renewal of the weights' copies; once after each change of the parameters. */
   refresh(r: Recorder): void {
-    r.within('optimizer', () => {
-      for (const { layer } of this.linears) refreshLinear(r, layer);
-    });
+    this.layers.refresh(r);
   }
 
   /** Conditions z [rows, decoder width] of the asked tokens, from tokens [images * grid, tokenDim]. */
@@ -284,7 +246,7 @@ export class TrainingNetwork {
 
   /** Frees the weights' copies. */
   dispose(): void {
-    for (const { layer } of this.linears) destroyTrainableLinear(layer);
+    this.layers.dispose();
     this.frequency.destroy();
     this.everyTime.destroy();
   }

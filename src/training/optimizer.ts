@@ -1,26 +1,41 @@
 /** The optimizer's step as one recorded program: gradient norm, AdamW with clipping and averaging, new weight copies. */
-import type { ProfileRow, Program } from '../gpu/recorder.ts';
+import type { ProfileRow, Program, Recorder } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { adamw, adamwSchedule, gradNorm } from '../ops/optimizer.ts';
-import type { TrainingNetwork } from './network.ts';
-import { type Parameters, STATES, type State } from './parameters.ts';
+import { type ParameterStore, STATES, type State } from './parameters.ts';
 import { learningRate } from './schedule.ts';
 import type { TrainingSettings } from './settings.ts';
 
 /** No gradient is longer than this. */
 const NO_CLIP = 3e38;
 
+/** The settings that the optimizer reads. */
+export type OptimizerSettings = Pick<
+  TrainingSettings,
+  | 'steps'
+  | 'learningRate'
+  | 'minLearningRate'
+  | 'learningRateSchedule'
+  | 'warmupSteps'
+  | 'beta1'
+  | 'beta2'
+  | 'weightDecay'
+  | 'gradientClip'
+  | 'emaDecay'
+>;
+
 export class Optimizer {
-  private readonly parameters: Parameters;
-  private readonly settings: TrainingSettings;
+  private readonly parameters: ParameterStore;
+  private readonly settings: OptimizerSettings;
   private readonly session: Session;
   private readonly norm: Tensor;
   private readonly schedule: Tensor;
   private readonly update: Program;
   private readonly copies: Program;
 
-  constructor(parameters: Parameters, network: TrainingNetwork, settings: TrainingSettings) {
+  /** `network.refresh` renews what the network keeps of the weights beside the parameters. */
+  constructor(parameters: ParameterStore, network: { refresh(r: Recorder): void }, settings: OptimizerSettings) {
     const { device } = parameters;
     this.parameters = parameters;
     this.settings = settings;

@@ -18,7 +18,7 @@ export interface Parameter {
   shape: readonly number[];
   size: number;
   chunk: number;
-  /** First element in its chunk; a multiple of 64, except that class embeddings follow the unconditional input. */
+  /** First element in its chunk; a multiple of 64, but of a parameter that follows another. */
   offset: number;
   decays: boolean;
 }
@@ -32,58 +32,62 @@ export interface Chunk {
 const ALIGNMENT = VIEW_ALIGNMENT / 4;
 const aligned = (n: number) => Math.ceil(n / ALIGNMENT) * ALIGNMENT;
 
-/** AdamW decays matrices outside the head: no 1-D tensors, no biases, nothing of the head (official `add_weight_decay`). */
-export function hasWeightDecay(name: string, shape: readonly number[]): boolean {
-  return shape.length > 1 && !name.endsWith('.bias') && !name.startsWith(HEAD_PREFIX);
+/** What a network trains. */
+export interface ParameterList {
+  /** In the order of files. */
+  shapes: ReadonlyMap<string, readonly number[]>;
+  decays(name: string, shape: readonly number[]): boolean;
+  /** Parameters that follow another without a gap, by the name of that: both are read as one table. */
+  followers?: ReadonlyMap<string, string>;
 }
 
 /** Lays parameters out in chunks of at most `limit` elements. */
-export function layOut(config: ModelConfig, limit: number): { parameters: Parameter[]; chunks: Chunk[] } {
-  const chunks: (Chunk & { rest: number })[] = [];
+export function layOut(list: ParameterList, limit: number): { parameters: Parameter[]; chunks: Chunk[] } {
+  const { shapes, followers = new Map<string, string>() } = list;
+  const chunks: Chunk[] = [];
   const parameters: Parameter[] = [];
-  // The unconditional input and the class embeddings are one table [1 + classes, width].
-  const shapes = [...parameterShapes(config)].filter(([name]) => name !== 'class_emb.weight');
+  const following = new Set(followers.values());
   const size = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
-  const table: readonly number[] = [config.classes, config.encoderWidth];
   for (const wanted of [true, false]) {
     for (const [name, shape] of shapes) {
-      const decays = hasWeightDecay(name, shape);
-      if (decays !== wanted) continue;
-      const together = size(shape) + (name === 'fake_latent' ? size(table) : 0);
+      const decays = list.decays(name, shape);
+      if (decays !== wanted || following.has(name)) continue;
+      const follower = followers.get(name);
+      const table = follower === undefined ? [] : shapes.get(follower)!;
+      const together = size(shape) + (follower === undefined ? 0 : size(table));
       if (together > limit) {
         throw new EmigmError('memory', `${name} has ${together} numbers; the adapter binds ${limit} at most`);
       }
       let chunk = chunks.findIndex((one) => one.size + aligned(together) <= limit);
-      if (chunk < 0) chunk = chunks.push({ decayed: 0, size: 0, rest: 0 }) - 1;
+      if (chunk < 0) chunk = chunks.push({ decayed: 0, size: 0 }) - 1;
       const place = chunks[chunk];
       parameters.push({ name, shape, size: size(shape), chunk, offset: place.size, decays });
-      if (name === 'fake_latent') {
+      if (follower !== undefined) {
         const offset = place.size + size(shape);
-        parameters.push({ name: 'class_emb.weight', shape: table, size: size(table), chunk, offset, decays });
+        parameters.push({ name: follower, shape: table, size: size(table), chunk, offset, decays });
       }
       place.size += aligned(together);
       if (decays) place.decayed = place.size;
     }
   }
-  return { parameters, chunks: chunks.map(({ decayed, size: all }) => ({ decayed, size: all })) };
+  return { parameters, chunks };
 }
 
-export class Parameters {
+/** Trained parameters of any network. */
+export class ParameterStore {
   readonly device: Device;
-  readonly config: ModelConfig;
   readonly chunks: readonly Chunk[];
-  /** In the order of the official state dict. */
+  /** In the order of files. */
   readonly list: readonly Parameter[];
   /** For each state its chunks. */
   readonly states: Readonly<Record<State, readonly Tensor[]>>;
   private readonly byName: ReadonlyMap<string, Parameter>;
 
   /** Takes the memory, filled with zeros. @throws EmigmError 'memory' when it does not fit */
-  constructor(device: Device, config: ModelConfig) {
+  constructor(device: Device, list: ParameterList) {
     this.device = device;
-    this.config = config;
-    const { parameters, chunks } = layOut(config, chunkLimit(device));
-    const order = [...parameterShapes(config).keys()];
+    const { parameters, chunks } = layOut(list, chunkLimit(device));
+    const order = [...list.shapes.keys()];
     this.list = [...parameters].sort((a, b) => order.indexOf(a.name) - order.indexOf(b.name));
     this.chunks = chunks;
     this.byName = new Map(parameters.map((parameter) => [parameter.name, parameter]));
@@ -102,13 +106,6 @@ export class Parameters {
   tensor(name: string, state: State = 'value'): Tensor {
     const { chunk, offset, shape } = this.find(name);
     return this.states[state][chunk].view(shape, 4 * offset, state === 'value' ? name : `${state} of ${name}`);
-  }
-
-  /** The rows that the encoder's buffer slots take: row 0 the unconditional input, then the classes. */
-  classTable(state: State = 'value'): Tensor {
-    const { chunk, offset } = this.find('fake_latent');
-    const shape = [1 + this.config.classes, this.config.encoderWidth];
-    return this.states[state][chunk].view(shape, 4 * offset, `class table ${state}`);
   }
 
   /** Fills values (and the average) from named parameters. */
@@ -138,8 +135,38 @@ function chunkLimit(device: Device): number {
   return Math.floor(Math.min(maxStorageBufferBindingSize, maxBufferSize, 2 ** 30) / 4 / ALIGNMENT) * ALIGNMENT;
 }
 
+/** AdamW decays matrices outside the head: no 1-D tensors, no biases, nothing of the head (official `add_weight_decay`). */
+export function hasWeightDecay(name: string, shape: readonly number[]): boolean {
+  return shape.length > 1 && !name.endsWith('.bias') && !name.startsWith(HEAD_PREFIX);
+}
+
+/** eMIGM's parameters; the unconditional input and the class embeddings are one table [1 + classes, width]. */
+const parameterList = (config: ModelConfig): ParameterList => ({
+  shapes: parameterShapes(config),
+  decays: hasWeightDecay,
+  followers: new Map([['fake_latent', 'class_emb.weight']]),
+});
+
+/** Trained parameters of eMIGM, in the order of the official state dict. */
+export class Parameters extends ParameterStore {
+  readonly config: ModelConfig;
+
+  /** Takes the memory, filled with zeros. @throws EmigmError 'memory' when it does not fit */
+  constructor(device: Device, config: ModelConfig) {
+    super(device, parameterList(config));
+    this.config = config;
+  }
+
+  /** The rows that the encoder's buffer slots take: row 0 the unconditional input, then the classes. */
+  classTable(state: State = 'value'): Tensor {
+    const { chunk, offset } = this.find('fake_latent');
+    const shape = [1 + this.config.classes, this.config.encoderWidth];
+    return this.states[state][chunk].view(shape, 4 * offset, `class table ${state}`);
+  }
+}
+
 /** Bytes of values, gradients, moments and average together. */
 export function parameterBytes(device: Device, config: ModelConfig): number {
-  const { chunks } = layOut(config, chunkLimit(device));
+  const { chunks } = layOut(parameterList(config), chunkLimit(device));
   return chunks.reduce((sum, { size }) => sum + 4 * STATES.length * size, 0);
 }
