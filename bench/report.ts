@@ -2,7 +2,7 @@
 import { table } from '../src/cli/options.ts';
 import { mib } from '../src/gpu/device.ts';
 import type { Problem } from '../src/ops/op.ts';
-import type { BenchResult, HostRow, OpRow, SamplingRow } from './result.ts';
+import type { BenchResult, HostRow, OpRow, SamplingRow, TrainingRow } from './result.ts';
 
 /** `m 64 k 448 n 1344 bias` */
 export function problemText(problem: Problem): string {
@@ -67,6 +67,27 @@ export function samplingTable({ seconds, host, memory, ...row }: SamplingRow): s
   return table(lines, [2]);
 }
 
+export function trainingTable(row: TrainingRow): string {
+  const { forward, backward, optimizer, update, memory } = row;
+  const onDevice = forward + backward + optimizer;
+  const share = (part: number) => [`${part.toFixed(3)} s`, percent(part / onDevice)];
+  const lines: string[][] = [
+    ['training', `${row.config}, ${row.batch} image${row.batch === 1 ? '' : 's'} a step`, ''],
+    ['a step', `${row.secondsAStep.toFixed(3)} s, ${digits(row.gflops)} GFLOP/s`, ''],
+    ['speed', `${digits(row.imagesASecond)} images/s`, ''],
+    ['  forward', ...share(forward)],
+    ['  backward', ...share(backward)],
+    ['  optimizer', ...share(optimizer)],
+    ['  of it update', ...share(update)],
+    ['backward / forward', (backward / forward).toFixed(2), ''],
+    ...Object.entries(row.shares)
+      .slice(0, 6)
+      .map(([op, part]) => [`  ${op}`, percent(part), '']),
+    ['memory', `${mib(memory.device)} on the device at most, ${mib(memory.process)} the process at most`, ''],
+  ];
+  return table(lines, [2]);
+}
+
 export function resultText(result: BenchResult): string {
   const { adapter, driver, cpu, versions, commit, date } = result;
   const packages = Object.entries(versions).map(([name, version]) => `${name} ${version}`);
@@ -74,5 +95,6 @@ export function resultText(result: BenchResult): string {
   if (result.ops.length > 0) parts.push(opsTable(result.ops));
   if (result.host.length > 0) parts.push(hostTable(result.host));
   for (const row of result.sampling) parts.push(samplingTable(row));
+  for (const row of result.training) parts.push(trainingTable(row));
   return parts.join('\n\n');
 }

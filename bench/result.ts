@@ -68,6 +68,23 @@ export interface SamplingRow {
   memory: { device: number; process: number };
 }
 
+/** Training steps of one configuration; seconds of forward, backward and optimizer are the device's own. */
+export interface TrainingRow {
+  config: string;
+  batch: number;
+  secondsAStep: number;
+  imagesASecond: number;
+  gflops: number;
+  forward: number;
+  backward: number;
+  /** Norm, AdamW with averaging, renewal of weight copies; `update` is AdamW with averaging alone. */
+  optimizer: number;
+  update: number;
+  /** Share of the device's time by op, largest first. */
+  shares: Record<string, number>;
+  memory: { device: number; process: number };
+}
+
 export interface BenchResult {
   schema: typeof SCHEMA;
   date: string;
@@ -80,6 +97,7 @@ export interface BenchResult {
   ops: OpRow[];
   host: HostRow[];
   sampling: SamplingRow[];
+  training: TrainingRow[];
 }
 
 export function emptyResult(device: Device, argv: readonly string[]): BenchResult {
@@ -96,6 +114,7 @@ export function emptyResult(device: Device, argv: readonly string[]): BenchResul
     ops: [],
     host: [],
     sampling: [],
+    training: [],
   };
 }
 
@@ -115,11 +134,11 @@ function commit(): string {
 /** @throws EmigmError 'file' */
 export async function writeResult(path: string, result: BenchResult): Promise<void> {
   mkdirSync(dirname(path), { recursive: true });
-  const { ops, host, sampling, ...head } = result;
+  const { ops, host, sampling, training, ...head } = result;
   const list = (rows: readonly object[]) =>
     rows.length === 0 ? '[]' : `[\n${rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n')}\n  ]`;
   const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
-  const rows = Object.entries({ ops, host, sampling }).map(([name, value]) => `  "${name}": ${list(value)}`);
+  const rows = Object.entries({ ops, host, sampling, training }).map(([name, value]) => `  "${name}": ${list(value)}`);
   const text = `{\n${[...fields, ...rows].join(',\n')}\n}\n`; // a line a row, so that results can be compared by diff
   await writeAtomically(path, (put) => put(new TextEncoder().encode(text)));
 }

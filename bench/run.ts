@@ -12,9 +12,17 @@ import { benchOps } from './ops.ts';
 import { resultText } from './report.ts';
 import { type BenchResult, emptyResult, writeResult } from './result.ts';
 import { benchSampling } from './sampling.ts';
+import { benchTraining } from './training.ts';
 
-const PARTS = ['ops', 'host', 'sampling'] as const;
+const PARTS = ['ops', 'host', 'sampling', 'training'] as const;
 const SHIPPED = join(packageFolder(), 'weights', 'clothing32.safetensors');
+
+/** Configurations and batches of the training part. */
+const TRAINING = [
+  ['clothing32', 32],
+  ['imagenet-xs-256', 1],
+  ['imagenet-xs-256', 8],
+] as const;
 
 interface BenchFlags {
   only?: (typeof PARTS)[number];
@@ -32,7 +40,9 @@ interface BenchFlags {
 
 function command(): Command {
   return new Command('npm run bench --')
-    .description('Times every op (device timestamps), the costs on the host, and a sampling run. Writes JSON.')
+    .description(
+      'Times every op (device timestamps), the costs on the host, a sampling run, and training steps. Writes JSON.',
+    )
     .addOption(new Option('--only <part>', `one of ${PARTS.join(', ')} (default: all)`).argParser(oneOf(PARTS)))
     .option('--ops <pattern>', 'ops whose name matches this regular expression')
     .addOption(
@@ -57,7 +67,8 @@ function command(): Command {
 Examples:
   npm run bench -- --adapter lavapipe --out bench/results/lavapipe.json
   npm run bench -- --only ops --ops matmul --variants best
-  npm run bench -- --only sampling --model b-256 --images 1 --batch 1`,
+  npm run bench -- --only sampling --model b-256 --images 1 --batch 1
+  npm run bench -- --only training`,
     )
     .exitOverride();
 }
@@ -98,6 +109,12 @@ export async function bench(argv: readonly string[], io: Io): Promise<BenchResul
     const warmUp = !quick && images > batch;
     const run = { device, model, images, batch, warmUp, settings, signal };
     result.sampling.push(await part('sampling', (onProgress) => benchSampling({ ...run, onProgress })));
+  }
+  if (wanted('training')) {
+    for (const [config, size] of quick ? TRAINING.slice(0, 1) : TRAINING) {
+      const run = { device, config, batch: size, repeats: quick ? 1 : 3, signal };
+      result.training.push(await part('training', (onProgress) => benchTraining({ ...run, onProgress })));
+    }
   }
   await writeResult(flags.out, result);
   io.out(resultText(result));
