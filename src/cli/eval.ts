@@ -4,6 +4,7 @@ import { createReadStream, existsSync, statSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { collect, type ImageSet } from '../evaluation/collect.ts';
+import { deviceProducts } from '../evaluation/device_products.ts';
 import { type FeatureExtractor, figureNames } from '../evaluation/extractor.ts';
 import { checkExtractor, type Figure, figures, type Reference, statisticsOf } from '../evaluation/figures.ts';
 import { InceptionExtractor } from '../evaluation/inception_extractor.ts';
@@ -105,7 +106,7 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
       const sample = statisticsOf(extractor, set);
       if (flags.out) await writeStatistics(flags.out, sample);
       const reference = flags.reference ? await readReference(extractor, flags.reference, batch, flags, io) : undefined;
-      const found = measure(extractor, set, sample, reference, flags, io);
+      const found = await measure(extractor, set, sample, reference, device, flags, io);
       report(flags, io, {
         extractor,
         weights,
@@ -197,21 +198,28 @@ async function readReference(
   return reference;
 }
 
-function measure(
+async function measure(
   extractor: FeatureExtractor,
   set: ImageSet,
   sample: Reference,
   reference: Reference | undefined,
+  device: Device,
   flags: FidFlags,
   io: Io,
-): Figure[] {
+): Promise<Figure[]> {
   const progress = createProgress(io, { label: 'neighbours', total: 1000, quiet: flags.quiet });
   try {
-    return figures(extractor, set, sample, reference, {
+    return await figures(extractor, set, sample, reference, {
       splits: flags.splits,
       order: flags.order,
-      neighbours: flags.precisionRecall ? NEIGHBOURS : undefined,
-      onPrecisionRecall: (share) => progress.update(1000 * share),
+      precisionRecall: flags.precisionRecall
+        ? {
+            k: NEIGHBOURS,
+            products: deviceProducts(device),
+            onProgress: (share) => progress.update(1000 * share),
+            signal: io.signal,
+          }
+        : undefined,
     });
   } finally {
     progress.stop();

@@ -5,7 +5,7 @@ import { type FeatureExtractor, figureNames } from './extractor.ts';
 import { frechetDistance } from './frechet.ts';
 import { inceptionScore, type InceptionScoreOptions } from './inception_score.ts';
 import type { Statistics } from './moments.ts';
-import { type OnShare, points, precisionRecall } from './precision_recall.ts';
+import { points, precisionRecall, type PrecisionRecallOptions } from './precision_recall.ts';
 import type { StatisticsFile } from './statistics_file.ts';
 
 export interface Figure {
@@ -23,9 +23,8 @@ export interface Reference extends StatisticsFile {
 }
 
 export interface FigureOptions extends InceptionScoreOptions {
-  /** Compute precision and recall with this many neighbours; both sets need their features. */
-  neighbours?: number;
-  onPrecisionRecall?: OnShare;
+  /** Compute precision and recall too; both sets need their features. */
+  precisionRecall?: PrecisionRecallOptions;
 }
 
 /** The statistics of a set, as they are written to a file and compared. */
@@ -43,13 +42,13 @@ export function statisticsOf(extractor: FeatureExtractor, set: ImageSet): Refere
  * many images as splits, precision and recall where asked for.
  * @throws EmigmError 'input' when the reference was made by another network, or has no images for precision and recall
  */
-export function figures(
+export async function figures(
   extractor: FeatureExtractor,
   set: ImageSet,
   sample: Reference,
   reference: Reference | undefined,
-  { splits = 10, order, neighbours, onPrecisionRecall }: FigureOptions = {},
-): Figure[] {
+  { splits = 10, order, precisionRecall: neighbours }: FigureOptions = {},
+): Promise<Figure[]> {
   const names = figureNames(extractor);
   const found: Figure[] = [];
   if (reference) {
@@ -64,13 +63,13 @@ export function figures(
     const { mean, deviation } = inceptionScore(set.logits, extractor.classes, { splits, order });
     found.push({ name: names.score, value: mean, deviation });
   }
-  if (neighbours !== undefined) {
+  if (neighbours) {
     if (!reference?.features || !sample.features) {
       throw new EmigmError('input', 'precision and recall need the images of the reference; statistics do not do');
     }
     const d = extractor.dimensions;
     const [real, made] = [points(reference.features, d), points(sample.features, d)];
-    const { precision, recall } = precisionRecall(real, made, neighbours, onPrecisionRecall);
+    const { precision, recall } = await precisionRecall(real, made, neighbours);
     found.push({ name: names.precision, value: precision }, { name: names.recall, value: recall });
   }
   return found;

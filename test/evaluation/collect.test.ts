@@ -82,7 +82,7 @@ describe('figures', () => {
       ),
     );
     const [sample, reference] = sets.map((set) => statisticsOf(extractor, set));
-    const found = figures(extractor, sets[0], sample, reference, { splits: 3, neighbours: 3 });
+    const found = await figures(extractor, sets[0], sample, reference, { splits: 3, precisionRecall: {} });
     expect(found.map(({ name }) => name)).toEqual([
       'Fréchet distance of colours features',
       'Fréchet distance of spatial colours features',
@@ -95,7 +95,7 @@ describe('figures', () => {
     const { mean, deviation } = inceptionScore(sets[0].logits!, 3, { splits: 3 });
     expect(found[2]).toMatchObject({ value: mean, deviation });
     for (const { value } of found.slice(3)) expect(value >= 0 && value <= 1).toBe(true);
-    expect(figures(extractor, sets[0], sample, undefined, { splits: 31 })).toEqual([]);
+    expect(await figures(extractor, sets[0], sample, undefined, { splits: 31 })).toEqual([]);
   });
 
   it('of different networks are not compared', async () => {
@@ -103,9 +103,9 @@ describe('figures', () => {
     const set = await collect(extractor, stream(pictures(5)), { batch: 5 });
     const sample = statisticsOf(extractor, set);
     const other = { ...sample, extractor: 'Inception-v3 (2015-12-05)' };
-    expect(() => figures(extractor, set, sample, other)).toThrow(/of Inception-v3 .*of colours/);
+    await expect(figures(extractor, set, sample, other)).rejects.toThrow(/of Inception-v3 .*of colours/);
     const short = { statistics: { mean: new Float64Array(2), covariance: new Float64Array(4) } };
-    expect(() => figures(extractor, set, sample, short)).toThrow(/2 features, colours has 4/);
-    expect(() => figures(extractor, set, sample, sample, { neighbours: 3 })).toThrow(/need the images/);
+    await expect(figures(extractor, set, sample, short)).rejects.toThrow(/2 features, colours has 4/);
+    await expect(figures(extractor, set, sample, sample, { precisionRecall: {} })).rejects.toThrow(/need the images/);
   });
 });

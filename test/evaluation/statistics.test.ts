@@ -1,4 +1,4 @@
-/** Means and covariances that do not depend on shards, their files, the Fréchet distance, precision and recall. */
+/** Means and covariances that do not depend on shards, their files, the Fréchet distance, Inception Scores. */
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -8,7 +8,6 @@ import { inceptionScore } from '../../src/evaluation/inception_score.ts';
 import { pivotedCholesky, rowProducts, singularValues } from '../../src/evaluation/linear_algebra.ts';
 import { Moments, type Statistics } from '../../src/evaluation/moments.ts';
 import { numpyPermutation } from '../../src/evaluation/numpy_random.ts';
-import { points, precisionRecall, squaredRadii } from '../../src/evaluation/precision_recall.ts';
 import { readStatistics, writeStatistics } from '../../src/evaluation/statistics_file.ts';
 import { writeNpz } from '../../src/formats/npz.ts';
 import { describeGoldenFile, expectClose, goldenPath, random } from '../helpers/golden.ts';
@@ -213,42 +212,6 @@ describe('Inception Score', () => {
 it('permutations are those of numpy.random.RandomState', () => {
   expect([...numpyPermutation(12, 2020)]).toEqual([2, 1, 11, 4, 10, 5, 7, 9, 6, 3, 8, 0]);
   expect([...numpyPermutation(700, 7).slice(-6)]).toEqual([211, 579, 502, 537, 196, 175]);
-});
-
-describe('precision and recall', () => {
-  it('equal the definition, pair by pair', () => {
-    const rng = random();
-    const [d, n, m, k] = [5, 70, 45, 3];
-    const [a, b] = [rng.normal(n * d), rng.normal(m * d, 0.8)];
-    a.copyWithin(d, 0, d); // duplicates are neighbours
-    const distance = (x: Float32Array, i: number, y: Float32Array, j: number) => {
-      let sum = 0;
-      for (let c = 0; c < d; c++) sum += (x[i * d + c] - y[j * d + c]) ** 2;
-      return sum;
-    };
-    const radius = (x: Float32Array, i: number) =>
-      Array.from({ length: x.length / d }, (_, j) => (i === j ? Number.POSITIVE_INFINITY : distance(x, i, x, j))).sort(
-        (p, q) => p - q,
-      )[k - 1];
-    const inside = (x: Float32Array, y: Float32Array) =>
-      Array.from({ length: y.length / d }, (_, j) =>
-        Array.from({ length: x.length / d }, (_, i) => i).some((i) => distance(x, i, y, j) <= radius(x, i)),
-      );
-    const share = (flags: boolean[]) => flags.filter(Boolean).length / flags.length;
-    expectClose(
-      squaredRadii(points(a, d), k),
-      Array.from({ length: n }, (_, i) => radius(a, i)),
-      { relative: 1e-13 },
-      'radii',
-    );
-    const result = precisionRecall(points(a, d), points(b, d), k);
-    expect(result).toEqual({ precision: share(inside(a, b)), recall: share(inside(b, a)) });
-    expect(precisionRecall(points(a, d), points(a, d))).toEqual({ precision: 1, recall: 1 });
-  });
-
-  it('refuse fewer images than neighbours', () => {
-    expect(() => squaredRadii(points(new Float32Array(6), 2), 3)).toThrow(/more than 3 images, not 3/);
-  });
 });
 
 describe('statistics files', () => {
