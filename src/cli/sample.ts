@@ -1,55 +1,36 @@
 /** `emigm sample`: images from a model file. */
-import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { writeAtomically } from '../formats/files.ts';
 import { contactSheet, type RgbImage, writeGif, writePng } from '../formats/images.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
-import { packageFolder } from '../gpu/node.ts';
 import { type GeneratedImage, sampleStream, settingsFor } from '../index.ts';
-import { guidanceSchedules } from '../masking/guidance.ts';
-import { maskSchedules } from '../masking/schedules.ts';
-import { type LoadedModel, loadModel } from '../models/load.ts';
+import type { LoadedModel } from '../models/load.ts';
 import { checkTokenizer, type Tokenizer } from '../models/tokenizer.ts';
 import { decodeFloats, decodePictures } from '../sampling/decode.ts';
 import { revealFrame, sheetScale } from '../sampling/pictures.ts';
 import { emptyStats, type SampleStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
-import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
+import { addDeviceFlags } from './device_flags.ts';
 import type { Io } from './io.ts';
-import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
-import { finiteNumber, interval, oneOf, parseClasses, positiveInteger, wholeNumber } from './options.ts';
+import { addModelFlags } from './model_flags.ts';
+import { makeFolder, type OpenFlags, openForDrawing, shippedModel } from './open.ts';
+import { parseClasses, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress, duration } from './progress.ts';
-import { resolveFile } from './pull.ts';
+import { addSettingsFlags, askedSettings, type SettingsFlags } from './settings_flags.ts';
 import { addVaeFlags, openVae, type VaeFlags } from './vae_flags.ts';
 import { versions } from './versions.ts';
 
-interface SampleFlags extends ModelFlags, DeviceFlags, VaeFlags {
-  model: string;
+interface SampleFlags extends OpenFlags, SettingsFlags, VaeFlags {
   class: string;
   count: number;
   firstIndex: number;
-  seed?: number;
-  steps?: number;
-  headSteps?: string;
-  headSampler?: SampleSettings['headSampler'];
-  temperature?: number;
-  cfg?: number;
-  cfgSchedule?: string;
-  cfgInterval?: [number, number];
-  maskSchedule?: string;
-  counts?: SampleSettings['counts'];
-  order?: SampleSettings['order'];
-  batch: number;
   out: string;
   saveSteps?: boolean;
   sheetOnly?: boolean;
   quiet?: boolean;
 }
-
-/** The model that draws when none is named: the one that the package carries. */
-export const shippedModel = () => join(packageFolder(), 'weights', 'clothing32.safetensors');
 
 export function registerSample(program: Command, io: Io): void {
   const option = (flags: string, text: string, parse: (text: string) => unknown) =>
@@ -71,26 +52,6 @@ export function registerSample(program: Command, io: Io): void {
         wholeNumber,
       ).default(0),
     )
-    .addOption(option('--seed <n>', 'an image depends on the seed, its class and its number alone', wholeNumber))
-    .addOption(option('--steps <n>', 'steps of revealing', positiveInteger))
-    .option('--head-steps <n>', 'steps of the diffusion head a token; with ddpm also ddim25 and the like')
-    .addOption(option('--head-sampler <name>', 'dpm-solver or ddpm', oneOf(['dpm-solver', 'ddpm'])))
-    .addOption(option('--temperature <x>', "scales ddpm's noise", finiteNumber))
-    .addOption(option('--cfg <x>', 'guidance scale; 1 is none', finiteNumber))
-    .addOption(option('--cfg-interval <low,high>', 'guided while low < s <= high', interval))
-    .addOption(
-      option('--cfg-schedule <name>', Object.keys(guidanceSchedules).join(', '), oneOf(Object.keys(guidanceSchedules))),
-    )
-    .option('--mask-schedule <name>', Object.keys(maskSchedules).join(', '))
-    .addOption(
-      option('--counts <kind>', 'tokens a step: official (random) or expected', oneOf(['official', 'expected'])),
-    )
-    .addOption(option('--order <name>', 'random, halton or checkerboard', oneOf(['random', 'halton', 'checkerboard'])))
-    .addOption(
-      option('-b, --batch <n>', 'images at once; changes speed and memory, not the images', positiveInteger).default(
-        16,
-      ),
-    )
     .option('-o, --out <folder>', 'where to write', 'out')
     .option('--save-steps', 'also write an animated GIF of the reveal')
     .option('--sheet-only', 'write the contact sheet and the JSON file, no single images')
@@ -103,6 +64,7 @@ export function registerSample(program: Command, io: Io): void {
         '  emigm sample --steps 32 --head-steps 14 --seed 7 --save-steps',
     )
     .action((flags: SampleFlags) => sampleCommand(flags, io));
+  addSettingsFlags(command);
   addVaeFlags(command);
   addDeviceFlags(command);
   addModelFlags(command);
@@ -125,7 +87,7 @@ interface Decoding {
 async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
   const began = performance.now();
   makeFolder(flags.out);
-  const model = await load(flags, io);
+  const model = await openForDrawing(flags, io);
   let vae: Decoding | undefined;
   try {
     const { config, info } = model;
@@ -133,24 +95,7 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       vae = { tokenizer: await openVae(flags, model.device, io), file: flags.vae, seconds: 0 };
       checkTokenizer(config, vae.tokenizer, flags.vae);
     }
-    const settings = settingsFor(model, {
-      seed: flags.seed,
-      steps: flags.steps,
-      headSteps:
-        flags.headSteps === undefined
-          ? undefined
-          : /^\d+$/.test(flags.headSteps)
-            ? Number(flags.headSteps)
-            : flags.headSteps,
-      headSampler: flags.headSampler,
-      temperature: flags.temperature,
-      cfg: flags.cfg,
-      cfgSchedule: flags.cfgSchedule,
-      cfgInterval: flags.cfgInterval,
-      maskSchedule: flags.maskSchedule,
-      counts: flags.counts,
-      order: flags.order,
-    });
+    const settings = settingsFor(model, askedSettings(flags));
     const isPixelModel = config.vaeStride === 1 && config.channels === 3;
     if (flags.saveSteps && !isPixelModel && !vae)
       throw new EmigmError(
@@ -251,37 +196,9 @@ async function* withPictures(
   }
 }
 
-async function load(flags: SampleFlags, io: Io): Promise<LoadedModel> {
-  const progress = createProgress(io, { label: 'loading', total: 1, quiet: flags.quiet });
-  try {
-    const path = await resolveFile(flags.model, io, { flag: '--model', pull: flags.pull, quiet: flags.quiet });
-    return await loadModel(path, {
-      ...openOptions(flags),
-      device: deviceOptions(flags),
-      stored: flags.stored,
-      onProgress: (done) => {
-        progress.update(done);
-        if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
-      },
-    });
-  } finally {
-    progress.stop();
-  }
-}
-
 /** `t-shirt-0003.png`; characters that file systems refuse become `_`. */
 function fileName(className: string, number: number, extension = 'png'): string {
   return `${className.replace(/[^\p{L}\p{N}._-]+/gu, '_')}-${String(number).padStart(4, '0')}.${extension}`;
-}
-
-function makeFolder(path: string): void {
-  if (existsSync(path) && !statSync(path).isDirectory())
-    throw new EmigmError('input', `--out ${path} is a file; name a folder`);
-  try {
-    mkdirSync(path, { recursive: true });
-  } catch (cause) {
-    throw new EmigmError('file', `--out ${path} cannot be made: ${(cause as Error).message}`, { cause });
-  }
 }
 
 async function writePictures(

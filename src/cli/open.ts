@@ -1,0 +1,50 @@
+/** Opening a model with progress, and making the folder of results. */
+import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { join } from 'node:path';
+import { EmigmError } from '../errors.ts';
+import { packageFolder } from '../gpu/node.ts';
+import { type LoadedModel, loadModel } from '../models/load.ts';
+import { type DeviceFlags, deviceOptions } from './device_flags.ts';
+import type { Io } from './io.ts';
+import { type ModelFlags, openOptions } from './model_flags.ts';
+import { createProgress } from './progress.ts';
+import { resolveFile } from './pull.ts';
+
+/** The model that draws when none is named: the one that the package carries. */
+export const shippedModel = () => join(packageFolder(), 'weights', 'clothing32.safetensors');
+
+export interface OpenFlags extends ModelFlags, DeviceFlags {
+  model: string;
+  pull?: boolean;
+  quiet?: boolean;
+}
+
+/** Loads the model that the flags name: a file, or a repository in the cache. @throws EmigmError as loadModel */
+export async function openForDrawing(flags: OpenFlags, io: Io): Promise<LoadedModel> {
+  const path = await resolveFile(flags.model, io, { flag: '--model', pull: flags.pull, quiet: flags.quiet });
+  const progress = createProgress(io, { label: 'loading', total: 1, quiet: flags.quiet });
+  try {
+    return await loadModel(path, {
+      ...openOptions(flags),
+      device: deviceOptions(flags),
+      stored: flags.stored,
+      onProgress: (done) => {
+        progress.update(done);
+        if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
+      },
+    });
+  } finally {
+    progress.stop();
+  }
+}
+
+/** @throws EmigmError 'input' when it is a file, 'file' when it cannot be made */
+export function makeFolder(path: string): void {
+  if (existsSync(path) && !statSync(path).isDirectory())
+    throw new EmigmError('input', `--out ${path} is a file; name a folder`);
+  try {
+    mkdirSync(path, { recursive: true });
+  } catch (cause) {
+    throw new EmigmError('file', `--out ${path} cannot be made: ${(cause as Error).message}`, { cause });
+  }
+}
