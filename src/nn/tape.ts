@@ -12,6 +12,7 @@ import { layernorm, type Norm } from '../ops/layernorm.ts';
 import { layernormBackward } from '../ops/layernorm_backward.ts';
 import { linear } from '../ops/matmul.ts';
 import { linearBackward, type TrainableLinear } from '../ops/matmul_backward.ts';
+import { meanTokens, meanTokensBackward, type TokensShape } from '../ops/mean_tokens.ts';
 import {
   decoderInput,
   encoderInput,
@@ -272,6 +273,19 @@ export class Tape {
       const dX = this.gradient(x);
       if (dX) this.seed(y, sumRepeats(r, dX, repeats));
     });
+  }
+
+  /** y[batch, width] = mean over the tokens of x[batch, length, width]. */
+  meanTokens(x: Tensor, shape: TokensShape): Tensor {
+    const { r } = this;
+    const y = meanTokens(r, x, shape);
+    this.note(() => {
+      const dY = this.gradient(y);
+      if (!dY) return;
+      const { tensor, accumulate } = this.target(x);
+      meanTokensBackward(r, dY, shape, { out: tensor, accumulate });
+    });
+    return y;
   }
 
   /** See `encoderInput`; `visible` and `slot` are inverse to each other. */

@@ -17,6 +17,7 @@ import { linearAttentionOp } from './linear_attention.ts';
 import { headLossOp, qSampleOp } from './loss.ts';
 import { matmulOp } from './matmul.ts';
 import { matmulGradient } from './matmul_backward.ts';
+import { meanTokensOp } from './mean_tokens.ts';
 import type { Op } from './op.ts';
 import { adamwOp, gradNormOp, scaleOp } from './optimizer.ts';
 import { pixelShuffleOp, pixelUnshuffleOp } from './pixel_shuffle.ts';
@@ -46,6 +47,7 @@ export const ops: readonly Op[] = [
   { ...decoderInputOp, gradient: decoderInputGradient },
   { ...replaceMaskedOp, gradient: replaceMaskedGradient },
   patchifyOp,
+  meanTokensOp,
   sinusoidOp,
   dpmSolverOp,
   ddpmOp,
