@@ -115,7 +115,7 @@ it('tables: a row that was left out says why', () => {
   expect(problemText({ m: 3, bias: true, gate: false })).toBe('m 3 bias');
   const text = resultText({
     ...{ schema: SCHEMA, date: '2026-01-02T03:04:05Z', command: '', adapter: 'A', driver: 'D', cpu: 'C' },
-    ...{ versions: { node: '20' }, commit: 'abc', host: [], sampling: [] },
+    ...{ versions: { node: '20' }, commit: 'abc', host: [], sampling: [], training: [] },
     ops: [{ op: 'x', pass: 'backward', problem: {}, variant: 'v', kernels: [], skipped: 'would take an hour' }],
   });
   expect(text).toMatch(/x backward +v +skipped: would take an hour +- /);
