@@ -36,6 +36,8 @@ export interface RevealPlanOptions extends RevealCountOptions {
   imageIndices: readonly number[];
   gridWidth: number;
   order?: RevealOrderName;
+  /** [seqLen]: 1 where a token is to be revealed, 0 where it is known from the start. By default none is known. */
+  masked?: ArrayLike<number>;
 }
 
 export interface RevealStep {
@@ -116,16 +118,25 @@ export function revealPlan(options: RevealPlanOptions): RevealPlan {
   if (!Number.isInteger(seqLen / gridWidth)) {
     throw new EmigmError('input', `${seqLen} tokens do not fill rows of ${gridWidth}; give the width of the grid`);
   }
-  const counts = revealCounts(options);
-  const orders = imageIndices.map((index) => rule.order(options, index));
+  const { masked } = options;
+  const toReveal = masked ? Array.from(masked).filter((one) => one !== 0).length : seqLen;
+  if ((masked && masked.length !== seqLen) || toReveal === 0) {
+    throw new EmigmError('input', `${toReveal} of ${seqLen} tokens are to be revealed by a mask of ${masked?.length}`);
+  }
+  const counts = revealCounts({ ...options, seqLen: toReveal });
+  const orders = imageIndices.map((index) => {
+    const tokens = rule.order(options, index);
+    return masked ? tokens.filter((token) => masked[token] !== 0) : tokens;
+  });
   const times = samplingTimes(steps);
   let revealed = 0;
   const planned = counts.map((count, step) => {
     const positions = orders.map((tokens) => tokens.slice(revealed, revealed + count).sort());
     revealed += count;
     const last = kind === 'floor' && step === counts.length - 1;
-    const revealedForGuidance = last ? seqLen - 1 : revealed;
-    return { t: times[step], s: times[step + 1], count, positions, revealedAfter: revealed, revealedForGuidance };
+    const revealedAfter = seqLen - toReveal + revealed;
+    const revealedForGuidance = last ? seqLen - 1 : revealedAfter;
+    return { t: times[step], s: times[step + 1], count, positions, revealedAfter, revealedForGuidance };
   });
   return { times, steps: planned };
 }

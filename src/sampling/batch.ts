@@ -5,11 +5,11 @@ import type { Program, Recorder } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import type { PartTimer } from '../gpu/timer.ts';
-import { gridSize } from '../models/config.ts';
+import { gridSize, type ModelConfig } from '../models/config.ts';
 import type { Emigm, TrunkShape } from '../models/emigm.ts';
 import { headRowLimit, timeEmbedding } from '../nn/head.ts';
 import { normal } from '../ops/diffusion.ts';
-import { gatherRows, scatterRows, unpatchify } from '../ops/tokens.ts';
+import { gatherRows, patchify, scatterRows, unpatchify } from '../ops/tokens.ts';
 import { STREAMS } from '../random.ts';
 import type { HeadSampler, NoiseSource } from './head_sampler.ts';
 import { addTrunk, IndexList, type SequenceRows, type TrunkOffsets, trunkIndices } from './indices.ts';
@@ -22,12 +22,21 @@ export interface PlannedStep {
   guidance?: number;
 }
 
+/** What is known of every image of a batch from the start: the rest of a picture that is edited. */
+export interface KeptTokens {
+  /** [tokens]: 0 where the token is kept, 1 where it is to be drawn. */
+  masked: Uint8Array;
+  /** [channels, side, side], as images are read: times the output scale. */
+  latents: Float32Array;
+}
+
 export interface BatchInput {
   /** Row of the model's class inputs for each image. */
   classRows: number[];
   /** Index of each image in the run: what its noise depends on. */
   imageIndices: number[];
   steps: PlannedStep[];
+  kept?: KeptTokens;
 }
 
 export interface BatchOptions {
@@ -61,7 +70,8 @@ interface Layout {
 function structureOf(input: BatchInput): string {
   const perStep = input.steps.map(({ positions, guidance }) => [positions[0].length, guidance ?? null]);
   const perClass = [...countBy(input.classRows).values()];
-  return JSON.stringify([input.classRows.length, perStep, perClass.length, Math.max(...perClass)]);
+  const kept = input.kept?.masked.filter((masked) => masked === 0).length ?? 0;
+  return JSON.stringify([input.classRows.length, perStep, perClass.length, Math.max(...perClass), kept]);
 }
 
 function countBy(values: readonly number[]): Map<number, number> {
@@ -80,7 +90,7 @@ export class BatchSampler {
   readonly headEvaluations: number;
   private readonly session: Session;
   private readonly structure: string;
-  private readonly programs: { times: Program; steps: Program[]; finish: Program };
+  private readonly programs: { kept?: Program; times: Program; steps: Program[]; finish: Program };
   private readonly tensors: Record<'tokens' | 'index' | 'noiseRows' | 'netTimes' | 'times' | 'images', Tensor>;
 
   constructor(model: Emigm, input: BatchInput, options: BatchOptions) {
@@ -99,6 +109,7 @@ export class BatchSampler {
     );
     const { channels, patchSize: patch } = config;
     const side = gridSize(config);
+    const { outputScale = 1 } = options;
     this.tensors = createAll({
       tokens: () => device.tensor([this.size * sequenceLength, tokenDim], 'f32', 'tokens'),
       index: () => device.tensor([Math.max(1, layout.values.length)], 'u32', 'indices'),
@@ -115,6 +126,12 @@ export class BatchSampler {
         normal(r, this.tensors.noiseRows, offset, count, tokenDim, key, out, copy);
       });
     this.programs = {
+      kept:
+        input.kept &&
+        this.session.record('kept tokens', (r) => {
+          const { tokens, images } = this.tensors;
+          patchify(r, images, { channels, side, patch, scale: 1 / outputScale }, tokens);
+        }),
       times: this.session.record('times', (r) => {
         timeEmbedding(r, model.head, this.tensors.netTimes, this.tensors.times);
       }),
@@ -123,7 +140,7 @@ export class BatchSampler {
       ),
       finish: this.session.record('images', (r) => {
         const { tokens, images } = this.tensors;
-        unpatchify(r, tokens, { channels, side, patch, scale: options.outputScale ?? 1 }, images);
+        unpatchify(r, tokens, { channels, side, patch, scale: outputScale }, images);
       }),
     };
   }
@@ -135,13 +152,13 @@ export class BatchSampler {
 
   /** Dispatches of a whole batch. */
   get dispatches(): number {
-    const { times, steps, finish } = this.programs;
-    return [times, ...steps, finish].reduce((sum, { dispatches }) => sum + dispatches.length, 0);
+    return this.allPrograms.reduce((sum, { dispatches }) => sum + dispatches.length, 0);
   }
 
   /** Every program of a batch, for profiles and FLOP counts. */
   get allPrograms(): readonly Program[] {
-    return [this.programs.times, ...this.programs.steps, this.programs.finish];
+    const { kept, times, steps, finish } = this.programs;
+    return [...(kept ? [kept] : []), times, ...steps, finish];
   }
 
   /** Compiles and takes memory. */
@@ -158,12 +175,16 @@ export class BatchSampler {
 
   /** Puts a batch's labels, orders and indices on the device. Its structure must fit. */
   load(input: BatchInput): void {
-    const { index, noiseRows, tokens } = this.tensors;
+    const { index, noiseRows, tokens, images } = this.tensors;
     if (!this.fits(input)) throw new EmigmError('shape', 'this batch has another structure than the one recorded');
     const { values, noiseRows: rows } = this.layout(input);
     this.model.device.write(index, values);
     this.model.device.write(noiseRows, rows);
     this.model.device.write(tokens, new Float32Array(tokens.size));
+    if (!input.kept || !this.programs.kept) return;
+    const latents = withoutMasked(input.kept, this.model.config);
+    for (let i = 0; i < this.size; i++) this.model.device.write(images, latents, i * latents.length);
+    this.session.run(this.programs.kept);
   }
 
   /** Submits what comes before the first step. */
@@ -210,12 +231,12 @@ export class BatchSampler {
   }
 
   /** All index lists of a batch. The same structure gives the same offsets. */
-  private layout({ classRows, imageIndices, steps }: BatchInput): Layout {
+  private layout({ classRows, imageIndices, steps, kept }: BatchInput): Layout {
     const { config, sequenceLength: n, unconditional } = this.model;
     const limit = headRowLimit(this.model.device, this.model.head);
     const list = new IndexList();
     const noiseRows: number[] = [];
-    const known = classRows.map(() => new Uint8Array(n));
+    const known = classRows.map(() => Uint8Array.from({ length: n }, (_, p) => (kept?.masked[p] === 0 ? 1 : 0)));
     const layouts = steps.map(({ positions, guidance }, step): StepLayout => {
       const guided = guidance !== undefined;
       const visible = known.map((mask) => Array.from({ length: n }, (_, p) => p).filter((p) => mask[p] === 1));
@@ -223,7 +244,7 @@ export class BatchSampler {
         return { classRow, image, visible: visible[image], asked: positions[image] };
       });
       const { rows, zRows } =
-        step === 0
+        step === 0 && !kept
           ? sharedFirstStep(conditional, guided ? unconditional : undefined)
           : {
               rows: guided
@@ -252,6 +273,16 @@ export class BatchSampler {
     });
     return { values: list.values, noiseRows, steps: layouts };
   }
+}
+
+/** The latents with 0 where tokens are masked. */
+function withoutMasked({ masked, latents }: KeptTokens, config: ModelConfig): Float32Array {
+  const { patchSize: patch } = config;
+  const side = gridSize(config) * patch;
+  return latents.map((value, at) => {
+    const row = Math.floor((Math.floor(at / side) % side) / patch);
+    return masked[row * gridSize(config) + Math.floor((at % side) / patch)] === 0 ? value : 0;
+  });
 }
 
 /** Creates tensors in order; when one does not fit, frees those before it. */

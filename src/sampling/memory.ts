@@ -129,8 +129,9 @@ async function adviseBatch(model: Emigm, settings: SampleSettings, input: BatchI
   }
 }
 
-function firstImages({ classRows, imageIndices, steps }: BatchInput, size: number): BatchInput {
+function firstImages({ classRows, imageIndices, steps, kept }: BatchInput, size: number): BatchInput {
   return {
+    kept,
     classRows: classRows.slice(0, size),
     imageIndices: imageIndices.slice(0, size),
     steps: steps.map((step) => ({ ...step, positions: step.positions.slice(0, size) })),

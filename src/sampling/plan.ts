@@ -3,15 +3,16 @@ import { stepGuidance } from '../masking/guidance.ts';
 import { revealPlan } from '../masking/reveal.ts';
 import { gridSize } from '../models/config.ts';
 import type { Emigm } from '../models/emigm.ts';
-import type { BatchInput } from './batch.ts';
+import type { BatchInput, KeptTokens } from './batch.ts';
 import type { SampleSettings } from './settings.ts';
 
-/** Steps of a batch: positions by seed and image index, guidance by schedule and interval. */
+/** Steps of a batch: positions by seed and image index, guidance by schedule and interval; with `kept` of the others. */
 export function planBatch(
   model: Emigm,
   settings: SampleSettings,
   classes: readonly (number | undefined)[],
   indices: readonly number[],
+  kept?: KeptTokens,
 ): BatchInput {
   const { seed, steps, maskSchedule, counts, order, cfg, cfgSchedule, cfgInterval } = settings;
   const seqLen = model.sequenceLength;
@@ -24,10 +25,13 @@ export function planBatch(
     schedule: maskSchedule,
     gridWidth: gridSize(model.config),
     imageIndices: indices,
+    masked: kept?.masked,
   });
   return {
     classRows: classes.map((number) => number ?? model.unconditional),
     imageIndices: [...indices],
+    // With everything masked it is a drawing like any other.
+    kept: kept && Array.from(kept.masked).includes(0) ? kept : undefined,
     steps: plan.steps.map(({ positions, s, revealedAfter }) => {
       const { guided, scale } = stepGuidance(
         { cfg, schedule: cfgSchedule, interval: cfgInterval },

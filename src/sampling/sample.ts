@@ -2,7 +2,7 @@
 import { EmigmError } from '../errors.ts';
 import { PartTimer } from '../gpu/timer.ts';
 import type { Emigm } from '../models/emigm.ts';
-import type { BatchSampler } from './batch.ts';
+import type { BatchSampler, KeptTokens } from './batch.ts';
 import { prepareBatch } from './memory.ts';
 import { planBatch } from './plan.ts';
 import { resolveSettings, type SampleSettings } from './settings.ts';
@@ -31,6 +31,8 @@ export interface SampleRequest extends Partial<SampleSettings> {
   indices?: readonly number[];
   /** Multiplies the latents: 1 / data scale for pixel models. */
   outputScale?: number;
+  /** Tokens that are there from the start, in every image. Default: none. */
+  kept?: KeptTokens;
   /** Called after each step; awaited. */
   onStep?: (progress: SampleProgress) => void | Promise<void>;
   signal?: AbortSignal;
@@ -75,7 +77,16 @@ export async function* sampleBatches(
   request: SampleRequest,
   stats: SampleStats = emptyStats(),
 ): AsyncGenerator<SampledImage[], SampleStats> {
-  const { classes, batch = 16, indices = classes.map((_, i) => i), outputScale, onStep, signal, ...rest } = request;
+  const {
+    classes,
+    batch = 16,
+    indices = classes.map((_, i) => i),
+    outputScale,
+    kept,
+    onStep,
+    signal,
+    ...rest
+  } = request;
   const settings = resolveSettings(rest);
   check(model, classes, batch, indices);
   const { device } = model;
@@ -90,7 +101,7 @@ export async function* sampleBatches(
       const chosen = indices.slice(first, first + batch);
       let clock = performance.now();
       const lap = () => (performance.now() - clock) / 1000;
-      const input = planBatch(model, settings, classes.slice(first, first + batch), chosen);
+      const input = planBatch(model, settings, classes.slice(first, first + batch), chosen, kept);
       if (!sampler?.fits(input)) {
         sampler?.dispose();
         sampler = undefined;
@@ -102,7 +113,9 @@ export async function* sampleBatches(
       clock = performance.now();
       const began = clock;
       sampler.begin(timer);
-      const revealed = chosen.map(() => new Uint8Array(model.sequenceLength));
+      const revealed = chosen.map(() =>
+        Uint8Array.from({ length: model.sequenceLength }, (_, i) => (kept?.masked[i] === 0 ? 1 : 0)),
+      );
       for (let step = 0; step < sampler.stepCount; step++) {
         abort();
         clock = performance.now();
