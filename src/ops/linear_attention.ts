@@ -35,11 +35,17 @@ export function linearAttention(r: Recorder, qkv: Tensor, options: LinearAttenti
   const out = options.out?.tensor ?? r.temp([...qkv.shape.slice(0, -1), channels / 3], 'f32', 'linear attention out');
   const firstHead = options.out?.head ?? 0;
   const outHeads = out.size / batch / pixels / headDim;
-  if (!Number.isInteger(heads) || headDim % 4 !== 0 || !Number.isInteger(outHeads) || firstHead + heads > outHeads) {
+  if (
+    !Number.isInteger(heads) ||
+    headDim % 4 !== 0 ||
+    headDim > 64 ||
+    !Number.isInteger(outHeads) ||
+    firstHead + heads > outHeads
+  ) {
     throw new EmigmError(
       'shape',
       `linear attention: qkv is ${describeTensor(qkv)} (${qkv.label}), out ${describeTensor(out)}: heads of ` +
-        `${headDim} wanted, from head ${firstHead} on`,
+        `${headDim} wanted (64 at most), from head ${firstHead} on`,
     );
   }
   const consts = { HEAD_DIM: headDim };

@@ -22,7 +22,8 @@ const constant = (source: string, name: string) => new RegExp(`^const ${name}\\b
 function specialisations(file: string): Record<string, string | number>[] {
   const source = readKernelSource(file);
   const list: Record<string, string | number>[] = [{}];
-  if (constant(source, 'HEAD_DIM')) for (let dim = 32; dim <= 128; dim += 8) list.push({ HEAD_DIM: dim });
+  const widest = file.includes('linear_attention') ? 64 : 128;
+  if (constant(source, 'HEAD_DIM')) for (let dim = 32; dim <= widest; dim += 8) list.push({ HEAD_DIM: dim });
   if (constant(source, 'LANES') && !file.includes('quad')) {
     for (const lanes of [4, 8, 16, 32])
       list.push(constant(source, 'ROWS') ? { LANES: lanes, ROWS: lanes } : { LANES: lanes });
