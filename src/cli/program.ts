@@ -8,6 +8,7 @@ import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDecode } from './decode.ts';
 import { registerDoctor } from './doctor.ts';
+import { registerEdit } from './edit.ts';
 import { registerEncode } from './encode.ts';
 import { registerEval } from './eval.ts';
 import { registerInspect } from './inspect.ts';
@@ -29,6 +30,7 @@ export function packageVersion(): string {
 /** Each registers one command on the program. */
 const COMMANDS = [
   registerSample,
+  registerEdit,
   registerTrain,
   registerEval,
   registerPlot,

@@ -11,6 +11,9 @@ import { Emigm } from '../../src/models/emigm.ts';
 import type { LoadedModel } from '../../src/models/load.ts';
 import { loadTokenizer, type Tokenizer } from '../../src/models/tokenizer.ts';
 import { sampleStream } from '../../src/index.ts';
+import { gatherRows } from '../../src/ops/tokens.ts';
+import { type BatchInput, BatchSampler } from '../../src/sampling/batch.ts';
+import { HeadSampler, type NoiseSource } from '../../src/sampling/head_sampler.ts';
 import { blendWeights, dilateMask, type EditRequest, edit, tokenMask } from '../../src/sampling/edit.ts';
 import { random } from '../helpers/numbers.ts';
 import { writeToyKl16 } from '../helpers/tokenizer.ts';
@@ -137,6 +140,58 @@ describe.each([
       }
       expect(images[0].image.rgb).toEqual(bytes);
     }
+  });
+});
+
+describe.each([true, false])('kept tokens, encoder of visible ones alone: %s', (mae) => {
+  it('go on as the drawing that they come from, to the bit', async () => {
+    const { network } = await open({ ...toyConfig, mae });
+    const draw = random();
+    const n = network.sequenceLength;
+    const dim = network.tokenDim;
+    const order = Array.from({ length: n }, (_, i) => ({ i, key: draw.next() })).sort((a, b) => a.key - b.key);
+    const guidance = [undefined, 1.5, 2, undefined];
+    let next = 0;
+    const steps = [3, 5, 4, 4].map((count, i) => ({
+      positions: [
+        order
+          .slice(next, (next += count))
+          .map(({ i: token }) => token)
+          .sort((a, b) => a - b),
+      ],
+      guidance: guidance[i],
+    }));
+    // Noise by position alone, whatever the step.
+    const table = device.tensor([n, dim], 'f32', 'noise', draw.normal(n * dim));
+    const run = async (input: BatchInput): Promise<Float32Array> => {
+      const rows: number[] = [];
+      const rowTensor = device.tensor([8 * n], 'u32', 'noise order');
+      const noise: NoiseSource = (r, out, { step, first, count, copy }) => {
+        const own = Array.from(input.steps[step].positions[0]).slice(first, first + count);
+        const offset = rows.length;
+        rows.push(...own, ...(copy ? own : []));
+        gatherRows(r, table, { tensor: rowTensor, offset }, copy ? 2 * count : count, dim, { out });
+      };
+      const head = new HeadSampler({ headSampler: 'dpm-solver', headSteps: 3, temperature: 1 });
+      const sampler = new BatchSampler(network, input, { seed: 0, head, noise });
+      device.write(rowTensor, rows);
+      await sampler.prepare();
+      sampler.load(input);
+      sampler.begin();
+      for (let step = 0; step < sampler.stepCount; step++) sampler.step(step);
+      const images = await sampler.images();
+      sampler.dispose();
+      rowTensor.destroy();
+      return images;
+    };
+    const whole = await run({ classRows: [1], imageIndices: [0], steps });
+    for (const from of [1, 2, 3]) {
+      const masked = new Uint8Array(n);
+      for (const { positions } of steps.slice(from)) for (const p of positions[0]) masked[p] = 1;
+      const kept = { masked, latents: whole };
+      expect(await run({ classRows: [1], imageIndices: [0], steps: steps.slice(from), kept })).toEqual(whole);
+    }
+    table.destroy();
   });
 });
 
