@@ -22,8 +22,18 @@ export { EmigmError, type ErrorCode } from './errors.ts';
 export { Device, type DeviceOptions } from './gpu/device.ts';
 export { type ModelConfig, parameterCounts, parameterShapes, preset, presets } from './models/config.ts';
 export { Emigm } from './models/emigm.ts';
+export { type EncodedFolder, type EncodeFolderOptions, encodeFolder } from './models/encode_folder.ts';
 export type { ModelInfo, RecommendedSampling } from './models/info.ts';
 export { type LoadedModel, type LoadModelOptions, loadModel } from './models/load.ts';
+export {
+  checkTokenizer,
+  type LoadTokenizerOptions,
+  loadTokenizer,
+  type MapSize,
+  type Tokenizer,
+} from './models/tokenizer.ts';
+export { decodeFloats, decodePictures } from './sampling/decode.ts';
+export { type EditedImage, type EditRequest, type EditResult, edit } from './sampling/edit.ts';
 export type { SampledImage, SampleProgress, SampleRequest, SampleStats } from './sampling/sample.ts';
 export { defaultSettings, type SampleSettings } from './sampling/settings.ts';
 
