@@ -33,6 +33,8 @@ export const STREAMS = {
   posterior: 10,
   /** Gumbel noise of sampled codes (draw 0) and of the confidence order (draw 1). */
   codes: 11,
+  /** First codes of a codebook. */
+  codebook: 12,
 } as const;
 
 const ROTATIONS = [13, 15, 26, 6, 17, 29, 16, 24];

@@ -1,4 +1,5 @@
 /** Every op, for tests and benchmarks to walk. */
+import { argmaxOp } from './argmax.ts';
 import { attentionOp } from './attention.ts';
 import { attentionGradient } from './attention_backward.ts';
 import { guideLogitsOp, logitThresholdOp, sampleCodesOp } from './categorical.ts';
@@ -61,6 +62,7 @@ export const ops: readonly Op[] = [
   revealConfidentOp,
   positionListOp,
   codeRowsOp,
+  argmaxOp,
   gradNormOp,
   adamwOp,
   scaleOp,
