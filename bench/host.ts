@@ -11,7 +11,7 @@ import { HeadSampler } from '../src/sampling/head_sampler.ts';
 import { planBatch } from '../src/sampling/plan.ts';
 import { resolveSettings, type SampleSettings } from '../src/sampling/settings.ts';
 import type { HostRow } from './result.ts';
-import { summarise } from './statistics.ts';
+import { summarise } from '../src/measurement/statistics.ts';
 
 export interface HostOptions {
   device?: DeviceOptions;

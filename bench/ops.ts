@@ -8,8 +8,8 @@ import { createTensors, inputArrays, lacksF16 } from '../src/ops/problem.ts';
 import { ops } from '../src/ops/registry.ts';
 import { EmigmError } from '../src/errors.ts';
 import type { OpRow } from './result.ts';
-import { numbers } from './random_weights.ts';
-import { summarise } from './statistics.ts';
+import { numbers } from '../src/measurement/random_weights.ts';
+import { summarise } from '../src/measurement/statistics.ts';
 
 export interface OpsOptions {
   device?: DeviceOptions;

@@ -1,12 +1,10 @@
 /** What a benchmark run leaves behind: numbers, and all that is needed to see where they come from. */
-import { execFileSync } from 'node:child_process';
 import { cpus } from 'node:os';
 import { mkdirSync } from 'node:fs';
 import { basename, dirname, isAbsolute } from 'node:path';
-import { versions } from '../src/cli/versions.ts';
+import { commit, versions } from '../src/cli/versions.ts';
 import { writeAtomically } from '../src/formats/files.ts';
 import type { Device } from '../src/gpu/device.ts';
-import { packageFolder } from '../src/gpu/node.ts';
 import type { Problem } from '../src/ops/op.ts';
 
 export const SCHEMA = 1;
@@ -110,25 +108,12 @@ export function emptyResult(device: Device, argv: readonly string[]): BenchResul
     driver: device.driver,
     cpu: `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`,
     versions: versions(),
-    commit: commit(),
+    commit: commit() ?? 'unknown',
     ops: [],
     host: [],
     sampling: [],
     training: [],
   };
-}
-
-/** Of the working tree; `-dirty` when files differ from it. */
-function commit(): string {
-  try {
-    return execFileSync('git', ['describe', '--always', '--dirty', '--abbrev=12'], {
-      cwd: packageFolder(),
-      encoding: 'utf8',
-      stdio: ['ignore', 'pipe', 'ignore'],
-    }).trim();
-  } catch {
-    return 'unknown'; // no git, or not a checkout
-  }
 }
 
 /** @throws EmigmError 'file' */

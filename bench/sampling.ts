@@ -7,7 +7,7 @@ import { Emigm } from '../src/models/emigm.ts';
 import { loadModel } from '../src/models/load.ts';
 import { emptyStats, type SampleRequest, type SampleStats, sampleBatches } from '../src/sampling/sample.ts';
 import { resolveSettings, type SampleSettings } from '../src/sampling/settings.ts';
-import { randomWeights } from './random_weights.ts';
+import { randomWeights } from '../src/measurement/random_weights.ts';
 import type { SamplingRow } from './result.ts';
 
 export interface SamplingOptions {

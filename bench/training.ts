@@ -12,9 +12,9 @@ import { Parameters } from '../src/training/parameters.ts';
 import { modelFor, parseRunConfig } from '../src/training/run_config.ts';
 import { resolveSettings } from '../src/training/settings.ts';
 import { Trainer } from '../src/training/trainer.ts';
-import { numbers } from './random_weights.ts';
+import { numbers } from '../src/measurement/random_weights.ts';
 import type { TrainingRow } from './result.ts';
-import { summarise } from './statistics.ts';
+import { summarise } from '../src/measurement/statistics.ts';
 
 export interface TrainingOptions {
   device?: DeviceOptions;

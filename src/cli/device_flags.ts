@@ -17,7 +17,7 @@ export const RUNGS: Readonly<Record<string, readonly string[]>> = {
   layernorm: ['reference', 'layernorm', 'layernorm_subgroup'],
 };
 
-function addKernel(text: string, before: Record<string, string> = {}): Record<string, string> {
+export function addKernel(text: string, before: Record<string, string> = {}): Record<string, string> {
   const [op, variant] = text.split('=');
   if (!RUNGS[op]?.includes(variant)) {
     const all = Object.entries(RUNGS).map(([name, variants]) => `${name}=${variants.join('|')}`);

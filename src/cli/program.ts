@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
+import { registerBench } from './bench.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDecode } from './decode.ts';
@@ -16,6 +17,7 @@ import type { Io } from './io.ts';
 import { registerPlot } from './plot.ts';
 import { registerPull } from './pull.ts';
 import { registerReconstruct } from './reconstruct.ts';
+import { registerReport } from './report.ts';
 import { registerSample } from './sample.ts';
 import { registerTrain } from './train.ts';
 
@@ -33,6 +35,8 @@ const COMMANDS = [
   registerEdit,
   registerTrain,
   registerEval,
+  registerBench,
+  registerReport,
   registerPlot,
   registerData,
   registerPull,

@@ -1,6 +1,7 @@
 /** Flags of every command that draws: the sampling settings. What is not given the model file recommends. */
 import { type Command, Option } from 'commander';
 import { guidanceSchedules } from '../masking/guidance.ts';
+import { type RevealCounts, revealCountRules } from '../masking/reveal.ts';
 import { maskSchedules } from '../masking/schedules.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import { finiteNumber, interval, oneOf, positiveInteger, wholeNumber } from './options.ts';
@@ -36,7 +37,11 @@ export function addSettingsFlags(command: Command): Command {
     )
     .option('--mask-schedule <name>', Object.keys(maskSchedules).join(', '))
     .addOption(
-      option('--counts <kind>', 'tokens a step: official (random) or expected', oneOf(['official', 'expected'])),
+      option(
+        '--counts <kind>',
+        "tokens a step: official (random), expected, or floor (MAR's and MaskGIT's)",
+        oneOf(Object.keys(revealCountRules) as RevealCounts[]),
+      ),
     )
     .addOption(option('--order <name>', 'random, halton or checkerboard', oneOf(['random', 'halton', 'checkerboard'])))
     .addOption(

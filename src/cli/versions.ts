@@ -1,4 +1,5 @@
 /** Versions that a result depends on. */
+import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
@@ -16,4 +17,19 @@ function versionOf(name: string): string {
 
 export function versions(): Record<string, string> {
   return { 'emigm-wgsl': versionIn(packageFolder()), webgpu: versionOf('webgpu'), node: process.version.slice(1) };
+}
+
+/** Of the working tree, `-dirty` when files differ from it; undefined where the package is no checkout. */
+export function commit(): string | undefined {
+  const cwd = packageFolder();
+  if (!existsSync(join(cwd, '.git'))) return undefined;
+  try {
+    return execFileSync('git', ['describe', '--always', '--dirty', '--abbrev=12'], {
+      cwd,
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim();
+  } catch {
+    return undefined; // no git
+  }
 }

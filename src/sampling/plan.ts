@@ -32,11 +32,11 @@ export function planBatch(
     imageIndices: [...indices],
     // With everything masked it is a drawing like any other.
     kept: kept && Array.from(kept.masked).includes(0) ? kept : undefined,
-    steps: plan.steps.map(({ positions, s, revealedAfter }) => {
+    steps: plan.steps.map(({ positions, s, revealedForGuidance }) => {
       const { guided, scale } = stepGuidance(
         { cfg, schedule: cfgSchedule, interval: cfgInterval },
         s,
-        revealedAfter,
+        revealedForGuidance,
         seqLen,
       );
       return { positions, guidance: guided ? scale : undefined };

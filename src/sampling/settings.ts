@@ -2,6 +2,7 @@
 import { z } from 'zod';
 import { EmigmError } from '../errors.ts';
 import { checkGuidance, guidanceSchedules } from '../masking/guidance.ts';
+import { type RevealCounts, revealCountRules } from '../masking/reveal.ts';
 import { maskSchedule } from '../masking/schedules.ts';
 
 const fields = z.strictObject({
@@ -18,8 +19,8 @@ const fields = z.strictObject({
   /** Guided while low < s <= high. */
   cfgInterval: z.tuple([z.number(), z.number()]),
   maskSchedule: z.string(),
-  /** Tokens a step: drawn as the official sampler does, or the rounded expectation. */
-  counts: z.enum(['official', 'expected']),
+  /** Tokens a step: drawn as the official sampler does, the rounded expectation, or MAR's and MaskGIT's. */
+  counts: z.enum(Object.keys(revealCountRules) as [RevealCounts]),
   /** Which tokens come first. */
   order: z.enum(['random', 'halton', 'checkerboard']),
   seed: z.union([z.int().min(0), z.bigint()]),

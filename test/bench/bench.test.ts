@@ -3,11 +3,11 @@ import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, describe, expect, it } from 'vitest';
-import { numbers, randomWeights } from '../../bench/random_weights.ts';
+import { numbers, randomWeights } from '../../src/measurement/random_weights.ts';
 import { problemText, resultText } from '../../bench/report.ts';
 import { SCHEMA } from '../../bench/result.ts';
 import { bench } from '../../bench/run.ts';
-import { quantile, summarise } from '../../bench/statistics.ts';
+import { quantile, summarise } from '../../src/measurement/statistics.ts';
 import type { Io } from '../../src/cli/io.ts';
 import { presets } from '../../src/models/config.ts';
 

@@ -1,8 +1,8 @@
 /** Numbers for benchmarks: cheap, and the same in every run. */
-import { crc32 } from '../src/formats/crc32.ts';
-import { type ModelConfig, parameterShapes } from '../src/models/config.ts';
-import type { WeightSource } from '../src/nn/weights.ts';
-import type { InputSource } from '../src/ops/problem.ts';
+import { crc32 } from '../formats/crc32.ts';
+import { type ModelConfig, parameterShapes } from '../models/config.ts';
+import type { WeightSource } from '../nn/weights.ts';
+import type { InputSource } from '../ops/problem.ts';
 
 /** Uniform numbers with the asked mean square: what is timed does not depend on their distribution. */
 export function numbers(seed: number): InputSource {

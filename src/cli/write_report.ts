@@ -1,0 +1,44 @@
+/** Files of a report: JSON, CSV, Markdown, one HTML page, and every figure as SVG and PNG. */
+import { join } from 'node:path';
+import { writeAtomically } from '../formats/files.ts';
+import { svgToPng } from '../formats/svg.ts';
+import { figureSpecs } from '../measurement/figures.ts';
+import { type DrawnFigure, page } from '../measurement/page.ts';
+import type { NfeReport } from '../measurement/schema.ts';
+import { csv, markdown } from '../measurement/tables.ts';
+import { renderCurves } from './curves.ts';
+import { makeFolder } from './open.ts';
+
+/** Pixels of the PNG for each unit of the SVG: 300 dots an inch where a figure is as wide as a column of text. */
+const PNG_SCALE = 3;
+
+/** JSON with a line a row, so that reports can be compared by diff. */
+export function reportJson({ rows, ...head }: NfeReport): string {
+  const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  const list = rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n');
+  return `{\n${fields.join(',\n')},\n  "rows": [\n${list}\n  ]\n}\n`;
+}
+
+/**
+ * Writes `name.csv`, `.md`, `.html` and `figures/`; of a single report also `name.json`. Returns the page's path.
+ * @throws EmigmError 'file' when the disk refuses
+ */
+export async function writeReport(folder: string, name: string, reports: readonly NfeReport[]): Promise<string> {
+  const figures = join(folder, 'figures');
+  makeFolder(figures);
+  const write = (path: string, content: string | Uint8Array) =>
+    writeAtomically(path, (put) => put(typeof content === 'string' ? new TextEncoder().encode(content) : content));
+  const drawn: DrawnFigure[] = [];
+  for (const figure of figureSpecs(reports)) {
+    const svg = await renderCurves(figure.spec);
+    drawn.push({ ...figure, svg });
+    await write(join(figures, `${figure.name}.svg`), svg);
+    await write(join(figures, `${figure.name}.png`), await svgToPng(svg, PNG_SCALE));
+  }
+  if (reports.length === 1) await write(join(folder, `${name}.json`), reportJson(reports[0]));
+  await write(join(folder, `${name}.csv`), csv(reports));
+  await write(join(folder, `${name}.md`), markdown(reports));
+  const html = join(folder, `${name}.html`);
+  await write(html, page(reports, drawn));
+  return html;
+}

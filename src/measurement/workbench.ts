@@ -1,0 +1,197 @@
+/** Models, tokenizers and recorded batches that stay on the device between runs, as far as there is room. */
+import { EmigmError } from '../errors.ts';
+import { Device, type DeviceOptions } from '../gpu/device.ts';
+import { PartTimer } from '../gpu/timer.ts';
+import type { ModelConfig } from '../models/config.ts';
+import { presets } from '../models/config.ts';
+import { Emigm } from '../models/emigm.ts';
+import type { ModelInfo } from '../models/info.ts';
+import { loadModel } from '../models/load.ts';
+import { checkTokenizer, loadTokenizer, type Tokenizer } from '../models/tokenizer.ts';
+import type { BatchInput, BatchSampler } from '../sampling/batch.ts';
+import { prepareBatch } from '../sampling/memory.ts';
+import { planBatch } from '../sampling/plan.ts';
+import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
+import { askedOf, type Point, pointId, presetConfig, rungName } from './point.ts';
+import { randomWeights } from './random_weights.ts';
+
+export interface WorkbenchOptions {
+  adapter?: string;
+  /** A tokenizer's file: decoding is then part of what is measured. */
+  vae?: string;
+  seed?: number;
+  /** Bytes of weights and activations that may stay between runs besides those in use. */
+  keepBytes?: number;
+  onLoading?: (what: string, done: number) => void;
+  signal?: AbortSignal;
+}
+
+/** A model on its device. */
+export interface OpenedModel {
+  readonly name: string;
+  readonly isRandom: boolean;
+  readonly device: Device;
+  readonly network: Emigm;
+  readonly config: ModelConfig;
+  readonly info: Partial<ModelInfo>;
+  readonly tokenizer?: Tokenizer;
+  /** On the device. */
+  readonly bytes: number;
+  dispose(): void;
+}
+
+/** A point that can be run again and again. */
+export interface Prepared {
+  readonly point: Point;
+  readonly model: OpenedModel;
+  readonly settings: SampleSettings;
+  readonly sampler: BatchSampler;
+  readonly timer: PartTimer | undefined;
+  /** Seconds for recording and compiling. */
+  readonly seconds: number;
+  /** It has run before, so that memory is in place and code compiled. */
+  isWarm: boolean;
+  plan(): BatchInput;
+  dispose(): void;
+}
+
+const MIB = 2 ** 20;
+
+export class Workbench {
+  private readonly options: WorkbenchOptions;
+  /** By implementations chosen: these are a matter of the whole device. */
+  private readonly devices = new Map<string, Device>();
+  /** The longest unused first, as the next. */
+  private readonly models = new Map<string, OpenedModel>();
+  private readonly batches = new Map<string, Prepared>();
+
+  constructor(options: WorkbenchOptions = {}) {
+    this.options = options;
+  }
+
+  /** The device of these implementations. */
+  async device(kernel: Point['kernel'] = {}): Promise<Device> {
+    const name = rungName(kernel);
+    const options: DeviceOptions = { adapter: this.options.adapter, variants: kernel };
+    let device = this.devices.get(name);
+    if (!device) this.devices.set(name, (device = await Device.open(options)));
+    return device;
+  }
+
+  /**
+   * The point's model, loaded unless it still is.
+   * @throws EmigmError 'input' when there is no such model, and as loading does
+   */
+  async model(point: Point): Promise<OpenedModel> {
+    const { model: name, preset, stored, kernel } = point;
+    const isRandom = presets[name] !== undefined;
+    const key = [name, isRandom ? preset : '', stored, rungName(kernel)].join(' ');
+    const known = this.models.get(key);
+    this.models.delete(key);
+    const opened = known ?? (await this.open(name, point));
+    this.models.set(key, opened);
+    return opened;
+  }
+
+  private async open(name: string, { preset, stored, kernel }: Point): Promise<OpenedModel> {
+    const { vae, onLoading, signal } = this.options;
+    const device = await this.device(kernel);
+    this.makeRoom();
+    const before = device.allocated;
+    const onProgress = (done: number): void => {
+      onLoading?.(name, done);
+      if (signal?.aborted) throw new EmigmError('aborted', 'stopped');
+    };
+    const size = presets[name];
+    const config = size && preset ? presetConfig(size, preset) : size;
+    const loaded = config
+      ? { config, info: {}, network: await Emigm.load(device, config, randomWeights(config), { stored, onProgress }) }
+      : await loadModel(name, { device, stored, onProgress });
+    let tokenizer: Tokenizer | undefined;
+    try {
+      if (vae !== undefined) {
+        tokenizer = await loadTokenizer(vae, { device, stored, onProgress });
+        checkTokenizer(loaded.config, tokenizer, vae);
+      }
+      await device.done();
+    } catch (error) {
+      tokenizer?.dispose();
+      loaded.network.dispose();
+      throw error;
+    }
+    const { network } = loaded;
+    const dispose = (): void => {
+      tokenizer?.dispose();
+      network.dispose();
+    };
+    const bytes = device.allocated - before;
+    return { ...loaded, name, isRandom: config !== undefined, device, tokenizer, bytes, dispose };
+  }
+
+  /** The point, recorded and compiled, its memory taken. @throws EmigmError 'input', 'memory', 'aborted' */
+  async prepared(point: Point): Promise<Prepared> {
+    const key = pointId(point);
+    const known = this.batches.get(key);
+    this.batches.delete(key);
+    // Its model becomes the most recent one too.
+    const model = await this.model(point);
+    const prepared = known ?? (await this.prepare(point, model));
+    this.batches.set(key, prepared);
+    return prepared;
+  }
+
+  private async prepare(point: Point, model: OpenedModel): Promise<Prepared> {
+    const { batch } = point;
+    const { network, device, config, info, isRandom } = model;
+    const settings = settingsOf(point, isRandom ? undefined : info, this.options.seed);
+    this.makeRoom(model);
+    const classes = Array.from({ length: batch }, (_, i) => i % config.classes);
+    const indices = classes.map((_, i) => i);
+    const plan = () => planBatch(network, settings, classes, indices);
+    const start = performance.now();
+    const scale = config.vaeStride === 1 && config.channels === 3 ? 1 / (info.dataScale ?? 1) : undefined;
+    const sampler = await prepareBatch(network, settings, plan(), scale);
+    const seconds = (performance.now() - start) / 1000;
+    const timer = device.hasTimestamps ? new PartTimer(device) : undefined;
+    const dispose = (): void => {
+      sampler.dispose();
+      timer?.dispose();
+    };
+    return { point, model, settings, sampler, timer, seconds, isWarm: false, plan, dispose };
+  }
+
+  /** Gives back what has not been used for longest, until what is left may stay; never `used` and its batches. */
+  private makeRoom(used?: OpenedModel): void {
+    const { keepBytes = [...this.devices.values()].some(({ isCpu }) => isCpu) ? 1024 * MIB : 8192 * MIB } =
+      this.options;
+    const held = () =>
+      [...this.models.values()].reduce((sum, { bytes }) => sum + bytes, 0) +
+      [...this.batches.values()].reduce((sum, { sampler }) => sum + sampler.memory.total, 0);
+    for (const [key, batch] of [...this.batches]) {
+      if (held() <= keepBytes) return;
+      batch.dispose();
+      this.batches.delete(key);
+    }
+    for (const [key, model] of [...this.models]) {
+      if (held() <= keepBytes) return;
+      if (model === used) continue;
+      model.dispose();
+      this.models.delete(key);
+    }
+  }
+
+  dispose(): void {
+    for (const batch of this.batches.values()) batch.dispose();
+    for (const model of this.models.values()) model.dispose();
+    for (const device of this.devices.values()) device.dispose();
+    for (const map of [this.batches, this.models, this.devices]) map.clear();
+  }
+}
+
+/**
+ * Settings of a point: the defaults, what the model file recommends, what the point asks for.
+ * @throws EmigmError 'input' naming the first setting that is wrong
+ */
+export function settingsOf(point: Point, info: Partial<ModelInfo> | undefined, seed?: number): SampleSettings {
+  return resolveSettings(info?.sampling as Partial<SampleSettings> | undefined, askedOf(point), { seed });
+}

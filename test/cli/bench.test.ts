@@ -1,0 +1,148 @@
+/** `emigm bench nfe` and `emigm report`: files, going on after a kill, bad input. */
+import { spawn } from 'node:child_process';
+import { once } from 'node:events';
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { saveModel } from '../../src/models/checkpoint.ts';
+import { emigm } from '../helpers/cli.ts';
+import { toyConfig, toySource } from '../helpers/toy.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'emigm-nfe-'));
+const at = (...parts: string[]) => join(folder, ...parts);
+const model = at('toy.safetensors');
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+beforeAll(async () => {
+  const read = async (name: string) => new Float32Array(await toySource(toyConfig).read(name));
+  await saveModel(model, { config: toyConfig, info: { name: 'toy', sampling: { headSteps: 3, cfg: 2 } }, read });
+});
+
+const nfe = (...argv: string[]) => emigm(['bench', 'nfe', '--model', model, '--steps', '2,3', ...argv]);
+const json = (...parts: string[]) => JSON.parse(readFileSync(at(...parts), 'utf8'));
+
+describe('emigm bench nfe', () => {
+  it('writes a report, then more points and repeats beside what is there', { timeout: 240_000 }, async () => {
+    const result = await nfe('--batch', '1,2', '--repeat', '2', '--out', at('a'));
+    expect(result.code, result.err).toBe(0);
+    expect(result.out).toMatch(/\| steps \| batch \| NFE \|/);
+    const files = ['figures', 'measurements.jsonl', 'nfe.csv', 'nfe.html', 'nfe.json', 'nfe.md'];
+    expect(readdirSync(at('a')).sort()).toEqual(files);
+    const first = json('a', 'nfe.json');
+    expect(first).toMatchObject({ format: 'emigm-nfe', version: 1, repeats: 2 });
+    expect(first.rows).toHaveLength(4);
+    expect(first.rows[0].model.file.name).toBe('toy.safetensors');
+    expect(readFileSync(at('a', 'nfe.json'), 'utf8')).not.toContain(folder);
+    const before = readFileSync(at('a', 'measurements.jsonl'), 'utf8');
+
+    const again = await nfe('--batch', '1', '--repeat', '3', '--no-kernels', '--out', at('a'), '--quiet');
+    expect([again.code, again.out]).toEqual([0, '']);
+    const after = readFileSync(at('a', 'measurements.jsonl'), 'utf8');
+    expect(after.startsWith(before)).toBe(true);
+    expect(after.slice(before.length).trim().split('\n')).toHaveLength(2);
+    const [row] = json('a', 'nfe.json').rows;
+    expect(row.seconds.anImage.samples).toHaveLength(3);
+    expect(row.seconds.anImage.samples.slice(0, 2)).toEqual(first.rows[0].seconds.anImage.samples);
+
+    const seed = await nfe('--seed', '7', '--out', at('a'));
+    expect([seed.code, seed.err]).toEqual([1, expect.stringMatching(/of another kind: options .*name another folder/)]);
+  });
+
+  it('that is killed goes on with what is on file', { timeout: 240_000 }, async () => {
+    const argv = ['bench', 'nfe', '--model', model, '--steps', '2,3,4', '--repeat', '200', '--no-kernels'];
+    const file = at('killed', 'measurements.jsonl');
+    const child = spawn('node', ['--import', 'tsx', 'src/cli/main.ts', ...argv, '--out', at('killed')]);
+    const lines = () => (existsSync(file) ? readFileSync(file, 'utf8').split('\n').length - 1 : 0);
+    while (lines() < 8 && child.exitCode === null) await sleep(20);
+    child.kill('SIGKILL');
+    await once(child, 'exit');
+    const kept = readFileSync(file, 'utf8');
+    const whole = kept.slice(0, kept.lastIndexOf('\n') + 1);
+    writeFileSync(file, `${whole}{"kind":"run","id":"to`);
+    const rounds = whole
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+      .filter(({ kind }) => kind === 'run').length;
+    expect(rounds).toBeLessThan(600);
+    const repeats = Math.ceil(rounds / 3) + 1;
+    const result = await emigm([...argv, '--repeat', String(repeats), '--out', at('killed')]);
+    expect(result.code, result.err).toBe(0);
+    const now = readFileSync(file, 'utf8');
+    expect(now.startsWith(whole)).toBe(true);
+    const keys = now
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line))
+      .filter(({ kind }) => kind === 'run')
+      .map(({ id, round }) => `${id} ${round}`);
+    expect(keys).toHaveLength(3 * repeats);
+    expect(new Set(keys).size).toBe(keys.length);
+  });
+
+  it('that is stopped by Ctrl-C says that it goes on', { timeout: 240_000 }, async () => {
+    const stop = new AbortController();
+    const running = emigm(
+      ['bench', 'nfe', '--model', model, '--steps', '2', '--repeat', '500', '--out', at('stopped')],
+      stop.signal,
+    );
+    const file = at('stopped', 'measurements.jsonl');
+    while (!existsSync(file) || readFileSync(file, 'utf8').split('\n').length < 4) await sleep(10);
+    stop.abort();
+    const { code, err } = await running;
+    expect(code).toBe(130);
+    expect(err).toMatch(/what was measured is in .*measurements\.jsonl, and the same command goes on from there/);
+    expect(readdirSync(at('stopped'))).toEqual(['measurements.jsonl']);
+  });
+});
+
+describe('emigm report', () => {
+  it('lays runs side by side', { timeout: 240_000 }, async () => {
+    for (const name of ['b', 'c']) {
+      const result = await nfe(
+        '--repeat',
+        '1',
+        '--out',
+        at(name),
+        '-q',
+        ...(name === 'c' ? ['--kernel', 'matmul=reference'] : []),
+      );
+      expect(result.code, result.err).toBe(0);
+    }
+    const result = await emigm(['report', at('b', 'nfe.json'), at('c', 'nfe.json'), '--out', at('d')]);
+    expect(result.code, result.err).toBe(0);
+    expect(result.out).toMatch(/## Side by side/);
+    expect(readdirSync(at('d')).sort()).toEqual(['figures', 'report.csv', 'report.html', 'report.md']);
+    expect(readFileSync(at('d', 'report.csv'), 'utf8').trim().split('\r\n')).toHaveLength(5);
+  });
+});
+
+describe('bad input ends in one line', () => {
+  it.each([
+    [['--steps', '4,x'], /positive whole number/],
+    [['--preset', 'maskgit'], /preset maskgit draws codes/],
+    [['--kernel', 'matmul=fast'], /must be one of matmul=reference/],
+    [['--head-steps', 'ddim25'], /head steps of dpm-solver must be a positive integer/],
+    [['--cfg-interval', '0.3,0.1'], /reversed; give 0.1,0.3/],
+  ])('%s', async (argv, message) => {
+    const result = await nfe(...argv, '--out', at('bad'));
+    expect(result.code).toBeGreaterThan(0);
+    expect(result.err).toMatch(message);
+    expect(result.err).not.toContain('\n');
+    expect(existsSync(at('bad'))).toBe(false);
+  });
+
+  it('reports that are none', async () => {
+    writeFileSync(at('x.json'), '{');
+    writeFileSync(at('y.json'), '{}');
+    for (const [path, message] of [
+      [at('x.json'), /is no JSON/],
+      [at('y.json'), /no report of emigm bench nfe/],
+      [at('z.json'), /no such file/],
+    ] as const) {
+      const result = await emigm(['report', path, '--out', at('bad')]);
+      expect([result.code, result.err]).toEqual([1, expect.stringMatching(message)]);
+    }
+  });
+});

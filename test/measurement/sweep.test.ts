@@ -1,0 +1,167 @@
+/** A sweep on a toy model: what is run, counted and kept. */
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Device } from '../../src/gpu/device.ts';
+import { measurePeak } from '../../src/measurement/peak.ts';
+import { type Point, pointId, points, presetSettings } from '../../src/measurement/point.ts';
+import { assemble } from '../../src/measurement/rows.ts';
+import { type Header, type Line, parseLine, parseReport, VERSION } from '../../src/measurement/schema.ts';
+import { sweep } from '../../src/measurement/sweep.ts';
+import { Workbench } from '../../src/measurement/workbench.ts';
+import { saveModel } from '../../src/models/checkpoint.ts';
+import { loadModel } from '../../src/models/load.ts';
+import { sample } from '../../src/sampling/sample.ts';
+import { toyConfig, toySource } from '../helpers/toy.ts';
+
+const folder = mkdtempSync(join(tmpdir(), 'emigm-sweep-'));
+const model = join(folder, 'toy.safetensors');
+afterAll(() => rmSync(folder, { recursive: true, force: true }));
+beforeAll(async () => {
+  const read = async (name: string) => new Float32Array(await toySource(toyConfig).read(name));
+  await saveModel(model, { config: toyConfig, info: { name: 'toy', sampling: { headSteps: 3, cfg: 2 } }, read });
+});
+
+const toyPoints = (some: Partial<Record<keyof Point, readonly unknown[]>> = {}) =>
+  points({
+    ...{ model: [model], preset: [undefined], stored: [undefined], kernel: [undefined], headSampler: [undefined] },
+    ...{ headSteps: [undefined], cfg: [undefined], cfgInterval: [undefined], batch: [1, 2], steps: [2, 3] },
+    ...some,
+  } as Parameters<typeof points>[0]);
+
+const header: Header = {
+  kind: 'header',
+  version: VERSION,
+  machine: { adapter: 'A', driver: 'D', isCpu: true, cpu: 'C', versions: {} },
+  peak: {
+    flops: { perSecond: 1e12, size: 256, stored: 'f32', kernel: 'matmul/tiled' },
+    bytes: { perSecond: 1e10, size: 1024 },
+  },
+  options: '{}',
+};
+
+async function run(asked: readonly Point[], repeats: number, finished: Line[] = [], options = {}): Promise<Line[]> {
+  const bench = new Workbench(options);
+  const lines: Line[] = [];
+  try {
+    await sweep(bench, { points: asked, repeats, finished, onLine: (line) => lines.push(line) });
+    return lines;
+  } finally {
+    bench.dispose();
+  }
+}
+
+describe('points', () => {
+  it('every combination once, with an id of its own', () => {
+    const all = toyPoints({
+      cfgInterval: [
+        [0, 1],
+        [0.1, 0.3],
+      ],
+      stored: ['f32', 'f32'],
+    });
+    expect(all).toHaveLength(8);
+    expect(new Set(all.map(pointId)).size).toBe(8);
+    expect(pointId(all[0])).toBe('toy.safetensors f32 steps=2 interval=0..1 batch=1');
+  });
+
+  it('presets sample as their axes say; those that draw codes are refused', () => {
+    expect(presetSettings('mar')).toEqual({
+      ...{ maskSchedule: 'cosine', counts: 'floor', order: 'random', cfgSchedule: 'linear' },
+    });
+    expect(() => presetSettings('maskgit')).toThrow(/preset maskgit draws codes .* for mar, emigm/);
+  });
+});
+
+describe('a sweep', () => {
+  it('runs every point in every round, in changing order, and goes on where it stopped', async () => {
+    const asked = toyPoints();
+    const lines = await run(asked, 3);
+    for (const line of lines) expect(parseLine(JSON.parse(JSON.stringify(line)), 'line')).toEqual(line);
+    const runs = lines.flatMap((line) => (line.kind === 'run' ? [line] : []));
+    const rounds = [1, 2, 3].map((round) => runs.filter((line) => line.round === round).map(({ id }) => id));
+    expect(runs.map(({ round }) => round)).toEqual([1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3]);
+    for (const ids of rounds) expect([...ids].sort()).toEqual(asked.map(pointId).sort());
+    expect(new Set(rounds.map(String)).size).toBeGreaterThan(1);
+    expect(lines.filter(({ kind }) => kind === 'facts')).toHaveLength(4);
+
+    const kept = lines.slice(0, 5);
+    const later = await run(asked, 3, kept);
+    const keys = (all: readonly Line[]) =>
+      all.flatMap((line) => (line.kind === 'run' ? [`${line.id} ${line.round}`] : []));
+    expect(keys([...kept, ...later]).sort()).toEqual(keys(lines).sort());
+    expect(await run(asked, 3, lines)).toEqual([]);
+
+    const report = assemble(header, lines, asked.map(pointId), { date: 'now', command: 'emigm', repeats: 3 });
+    expect(parseReport(JSON.parse(JSON.stringify(report)), 'report').rows).toHaveLength(4);
+    const row = report.rows.find(({ id }) => id === 'toy.safetensors steps=3 batch=2')!;
+    // Counted as a sampling run counts them.
+    const loaded = await loadModel(model);
+    const request = { classes: [0, 1], batch: 2, steps: 3, headSteps: 3, cfg: 2 };
+    const { stats } = await sample(loaded.network, request);
+    loaded.dispose();
+    const { nfe, headEvaluations, dispatches } = stats;
+    expect(row).toMatchObject({ nfe, headEvaluations, dispatches, batch: 2, stored: 'f32', kernel: 'default' });
+    const { anImage, batch, firstImage, host } = row.seconds;
+    expect(anImage.samples).toHaveLength(3);
+    expect(anImage.median).toBeCloseTo(batch.median / 2, 12);
+    expect(firstImage.median).toBeGreaterThanOrEqual(Math.min(...batch.samples));
+    expect(host.median).toBeLessThan(batch.median);
+    expect(row.flopsPerSecond).toBeCloseTo(row.flops / batch.median, 0);
+    expect(row.shareOfPeak).toBeCloseTo(row.flopsPerSecond / 1e12, 12);
+    // Work and times by part and by kernel are those of the whole.
+    const work = Object.values(row.work);
+    expect(work.reduce((sum, { flops }) => sum + flops, 0)).toBe(row.flops);
+    expect(row.kernels!.reduce((sum, { flops }) => sum + flops, 0)).toBe(row.flops);
+    expect(row.kernels!.reduce((sum, kernel) => sum + kernel.dispatches, 0)).toBe(row.dispatches);
+    expect(Object.keys(row.parts).sort()).toEqual(['decoder', 'encoder', 'head', 'idle', 'rest']);
+    expect(row.memory.weights).toBeGreaterThan(0);
+  });
+
+  it('counts the work of each batch, step and head step', async () => {
+    const facts = (lines: readonly Line[]) => {
+      return new Map(lines.flatMap((line) => (line.kind === 'facts' ? [[line.id, line.facts] as const] : [])));
+    };
+    const found = facts(await run(toyPoints({ headSteps: [2, 4], cfg: [1], kernel: [{ matmul: 'reference' }] }), 1));
+    const of = (batch: number, steps: number, head: number) =>
+      found.get(`toy.safetensors matmul=reference steps=${steps} head=${head} cfg=1 batch=${batch}`)!;
+    expect(of(1, 2, 2).nfe).toBe(2);
+    expect(of(1, 3, 2).nfe).toBe(3);
+    expect(of(1, 2, 4).headEvaluations).toBe(2 * of(1, 2, 2).headEvaluations);
+    expect(of(2, 2, 2).headEvaluations).toBe(2 * of(1, 2, 2).headEvaluations);
+    expect(of(2, 2, 2).work.head.flops).toBeGreaterThan(1.9 * of(1, 2, 2).work.head.flops);
+    expect(of(1, 2, 2).kernel).toBe('matmul=reference');
+  });
+
+  it('measures the same with room for one point at a time', async () => {
+    const asked = toyPoints({ stored: ['f32', 'f16'], steps: [2] });
+    const counts = (lines: readonly Line[]) => lines.map(({ kind }) => kind).sort();
+    expect(counts(await run(asked, 2, [], { keepBytes: 0 }))).toEqual(counts(await run(asked, 2)));
+  });
+
+  it('stops between steps when it is told to', async () => {
+    const bench = new Workbench();
+    const stop = new AbortController();
+    const lines: Line[] = [];
+    const onLine = (line: Line) => {
+      lines.push(line);
+      if (lines.length === 3) stop.abort();
+    };
+    const running = sweep(bench, { points: toyPoints(), repeats: 2, finished: [], onLine, signal: stop.signal });
+    await expect(running).rejects.toMatchObject({ code: 'aborted' });
+    expect(lines).toHaveLength(3);
+    bench.dispose();
+  });
+});
+
+it('the peak is a rate that the adapter has reached', async () => {
+  const device = await Device.open();
+  const { flops, bytes } = await measurePeak(device);
+  expect(device.allocated).toBeLessThan(1e4);
+  device.dispose();
+  expect(flops.perSecond).toBeGreaterThan(1e8);
+  expect(flops.size).toBeGreaterThanOrEqual(256);
+  expect(flops.kernel).toMatch(/^matmul\//);
+  expect(bytes.perSecond).toBeGreaterThan(1e8);
+});
