@@ -1,35 +1,32 @@
 /** `emigm eval`: how good images are, by the figures of the field. */
-import { createHash } from 'node:crypto';
-import { createReadStream, existsSync, statSync } from 'node:fs';
-import { type Command, Option } from 'commander';
+import { existsSync, statSync } from 'node:fs';
+import { Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { collect, type ImageSet } from '../evaluation/collect.ts';
 import { deviceProducts } from '../evaluation/device_products.ts';
-import { type FeatureExtractor, figureNames } from '../evaluation/extractor.ts';
+import type { FeatureExtractor } from '../evaluation/extractor.ts';
 import { checkExtractor, type Figure, figures, type Reference, statisticsOf } from '../evaluation/figures.ts';
 import { InceptionExtractor } from '../evaluation/inception_extractor.ts';
 import { readStatistics, writeStatistics } from '../evaluation/statistics_file.ts';
-import { readImage } from '../formats/images.ts';
+import { readImages } from '../formats/images.ts';
 import { listPictures } from '../formats/picture_list.ts';
-import type { RgbImage } from '../formats/rgb.ts';
 import { Device } from '../gpu/device.ts';
 import { loadInception } from '../models/inception/inception.ts';
+import type { Shard } from '../sampling/shards.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
+import { checkGenerate, type Generated, type GenerateFlags, generateSet } from './eval_generate.ts';
+import { findWeights, NEIGHBOURS, report, WEIGHTS_URL } from './eval_report.ts';
 import type { Io } from './io.ts';
-import { grouped, oneOf, positiveInteger, table } from './options.ts';
-import { createProgress, duration } from './progress.ts';
+import { addModelFlags } from './model_flags.ts';
+import { shippedModel } from './open.ts';
+import { grouped, oneOf, positiveInteger } from './options.ts';
+import { createProgress } from './progress.ts';
+import { addSettingsFlags } from './settings_flags.ts';
+import { addShardFlag, type ShardFlags, shardOf } from './shard_flags.ts';
+import { addVaeFlags } from './vae_flags.ts';
 
-/** Where the weights are published, and the first digits of their SHA-256. */
-const WEIGHTS_URL =
-  'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth';
-const WEIGHTS_HASH = '6726825d';
-/** Images that published figures are of. */
-const PUBLISHED_COUNT = 50_000;
-/** ADM's suite takes three neighbours. */
-const NEIGHBOURS = 3;
-
-export interface FidFlags extends DeviceFlags {
-  images: string;
+export interface FidFlags extends DeviceFlags, GenerateFlags, ShardFlags {
+  images?: string;
   reference?: string;
   inception?: string;
   out?: string;
@@ -37,9 +34,7 @@ export interface FidFlags extends DeviceFlags {
   splits: number;
   order: 'shuffled' | 'given';
   sfid?: boolean;
-  precisionRecall?: boolean;
   json?: boolean;
-  quiet?: boolean;
 }
 
 export function registerEval(program: Command, io: Io): void {
@@ -58,7 +53,8 @@ export function registerEval(program: Command, io: Io): void {
       'Computes FID and Inception Score as torch-fidelity defines them, and sFID, precision and recall (k = 3) as ADM\n' +
         'does. Images are taken as they are; bring references to their size beforehand.',
     )
-    .requiredOption('-i, --images <folder>', 'images to measure; folders in it are looked into')
+    .option('-i, --images <folder>', 'images to measure; folders in it are looked into')
+    .option('-g, --generate <n>', 'draw so many images instead, of all classes equally many', positiveInteger)
     .option('-r, --reference <path>', 'what to compare with: statistics (.npz with mu and sigma) or a folder of images')
     .option('--inception <file>', "Inception's weights (also EMIGM_INCEPTION)")
     .option('-o, --out <file>', "write the images' statistics as .npz, to be a reference later")
@@ -80,21 +76,52 @@ export function registerEval(program: Command, io: Io): void {
         '\nExamples:\n' +
         '  emigm eval fid --images out --reference stats.npz --inception weights-inception-2015-12-05-6726825d.pth\n' +
         '  emigm eval fid --images imagenet256 --out imagenet256.npz --sfid\n' +
-        '  emigm eval fid --images out --reference val256 --precision-recall --json',
+        '  emigm eval fid --images out --reference val256 --precision-recall --json\n' +
+        '  emigm eval fid --generate 50000 --model b-256.safetensors --vae kl16.ckpt --reference imagenet256.npz',
     )
-    .action((flags: FidFlags) => evaluateFid(flags, io));
+    .action((flags: FidFlags) => {
+      if ((flags.images === undefined) === (flags.generate === undefined)) {
+        fid.error('error: name the images to measure: either --images <folder> or --generate <n>');
+      }
+      return evaluateFid(flags, io);
+    });
   addDeviceFlags(fid);
+  addGenerateFlags(fid);
+}
+
+/** Flags that count with `--generate` alone. */
+function addGenerateFlags(fid: Command): void {
+  fid
+    .optionsGroup('With --generate:')
+    .addOption(new Option('-m, --model <file>', 'the model').default(shippedModel(), 'the shipped clothing32'))
+    .option('--draw-batch <n>', 'images drawn at once; changes speed and memory, not the images', positiveInteger, 16)
+    .option('--state <folder>', 'keep sums there: a run that was stopped goes on, and emigm merge adds shards up')
+    .option('--save-every <n>', 'images between two times that the sums are kept', positiveInteger, 2000)
+    .addOption(
+      new Option('--reveal-order <name>', 'random, halton or checkerboard').argParser(
+        oneOf(['random', 'halton', 'checkerboard']),
+      ),
+    );
+  addShardFlag(fid);
+  addVaeFlags(fid);
+  addModelFlags(fid);
+  // --order and --batch are of the evaluation here.
+  for (const option of addSettingsFlags(new Command()).options) {
+    if (!['order', 'batch'].includes(option.attributeName())) fid.addOption(option);
+  }
 }
 
 /** @throws EmigmError 'input', 'file', 'model', 'adapter', 'memory', 'aborted' */
 export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
-  if (flags.stored === 'f16') {
+  if (flags.stored === 'f16' && flags.images !== undefined) {
     throw new EmigmError('input', '--stored f16: features are defined in single precision; leave the flag out');
   }
   if (flags.precisionRecall && !(flags.reference && isFolder(flags.reference))) {
     throw new EmigmError('input', '--precision-recall needs a folder of images as --reference');
   }
-  const paths = await listPictures(flags.images);
+  const shard = flags.generate === undefined ? undefined : shardOf(flags);
+  if (flags.generate !== undefined) checkGenerate(flags, shard);
+  const paths = flags.images === undefined ? [] : await listPictures(flags.images);
   const weights = await findWeights(flags.inception);
   const began = performance.now();
   const device = await Device.open(deviceOptions(flags));
@@ -102,7 +129,12 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
     const extractor = new InceptionExtractor(await loadInception(device, weights.path), { spatial: flags.sfid });
     try {
       const batch = flags.batch ?? (device.isCpu ? 4 : 32);
-      const set = await features(extractor, paths, 'images', batch, flags, io);
+      const generated =
+        flags.generate === undefined
+          ? undefined
+          : await generateSet(extractor, device, weights.hash, flags, { shard, batch }, io);
+      if (shard && generated) return tellShard(shard, generated, flags, io);
+      const set = generated?.set ?? (await features(extractor, paths, 'images', batch, flags, io));
       const sample = statisticsOf(extractor, set);
       if (flags.out) await writeStatistics(flags.out, sample);
       const reference = flags.reference ? await readReference(extractor, flags.reference, batch, flags, io) : undefined;
@@ -111,7 +143,9 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
         extractor,
         weights,
         device,
-        set,
+        source: generated?.source ?? { path: flags.images },
+        count: set.count,
+        drawn: generated?.drawn,
         reference,
         found,
         seconds: (performance.now() - began) / 1000,
@@ -124,27 +158,15 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
   }
 }
 
+/** Figures need all shards: emigm merge computes them. */
+function tellShard({ index, count }: Shard, { set, drawn }: Generated, flags: FidFlags, io: Io): void {
+  if (flags.quiet) return;
+  const what = drawn < set.count ? `, ${grouped(drawn)} of them now` : '';
+  io.out(`shard ${index} of ${count}: ${grouped(set.count)} images${what}; sums are in ${flags.state}`);
+  io.err(`when all shards are done: emigm merge ${flags.state}`);
+}
+
 const isFolder = (path: string) => existsSync(path) && statSync(path).isDirectory();
-
-interface Weights {
-  path: string;
-  /** SHA-256 of the file. */
-  hash: string;
-}
-
-async function findWeights(flag: string | undefined): Promise<Weights> {
-  const path = flag ?? process.env.EMIGM_INCEPTION;
-  const get = `download ${WEIGHTS_URL} and name the file by --inception or EMIGM_INCEPTION`;
-  if (!path) throw new EmigmError('input', `Inception's weights are needed: ${get}`);
-  if (!existsSync(path)) throw new EmigmError('file', `${path}: no such file; for Inception's weights ${get}`);
-  const hash = createHash('sha256');
-  try {
-    for await (const chunk of createReadStream(path)) hash.update(chunk);
-  } catch (cause) {
-    throw new EmigmError('file', `${path}: ${(cause as Error).message}`, { cause });
-  }
-  return { path, hash: hash.digest('hex') };
-}
 
 async function features(
   extractor: FeatureExtractor,
@@ -156,7 +178,7 @@ async function features(
 ): Promise<ImageSet> {
   const progress = createProgress(io, { label, total: paths.length, quiet: flags.quiet });
   try {
-    return await collect(extractor, pictures(paths, 2 * batch), {
+    return await collect(extractor, readImages(paths, 2 * batch), {
       batch,
       keepFeatures: flags.precisionRecall,
       signal: io.signal,
@@ -164,19 +186,6 @@ async function features(
     });
   } finally {
     progress.stop();
-  }
-}
-
-/** Pictures in order, `ahead` of them being decoded. */
-async function* pictures(paths: readonly string[], ahead: number): AsyncGenerator<RgbImage> {
-  const waiting: Promise<RgbImage>[] = [];
-  for (let next = 0, i = 0; i < paths.length; i++) {
-    for (; next < Math.min(paths.length, i + ahead); next++) {
-      const picture = readImage(paths[next]);
-      picture.catch(() => undefined); // thrown when its turn comes
-      waiting.push(picture);
-    }
-    yield await waiting.shift()!;
   }
 }
 
@@ -224,69 +233,4 @@ async function measure(
   } finally {
     progress.stop();
   }
-}
-
-interface Result {
-  extractor: FeatureExtractor;
-  weights: Weights;
-  device: Device;
-  set: ImageSet;
-  reference: Reference | undefined;
-  found: readonly Figure[];
-  seconds: number;
-}
-
-function report(flags: FidFlags, io: Io, result: Result): void {
-  const { extractor, weights, device, set, reference, found, seconds } = result;
-  const notes = notesOn(flags, result);
-  if (flags.json) {
-    const json = {
-      features: extractor.name,
-      weights: { file: weights.path, sha256: weights.hash, published: weights.hash.startsWith(WEIGHTS_HASH) },
-      images: { path: flags.images, count: set.count },
-      reference: reference && { path: flags.reference, count: reference.statistics.count },
-      figures: Object.fromEntries(found.map(({ name, value, deviation }) => [name, { value, deviation }])),
-      settings: {
-        splits: flags.splits,
-        order: flags.order,
-        neighbours: flags.precisionRecall ? NEIGHBOURS : undefined,
-      },
-      notes,
-      statistics: flags.out,
-      adapter: device.name,
-      driver: device.driver,
-      seconds,
-    };
-    io.out(JSON.stringify(json, null, 2));
-    return;
-  }
-  const rows = found.map(({ name, value, deviation }) => [
-    name,
-    deviation === undefined ? value.toFixed(4) : `${value.toFixed(4)} ± ${deviation.toFixed(4)}`,
-  ]);
-  const against = reference ? ` against ${flags.reference}` : '';
-  rows.push(['features', `${extractor.name}, ${grouped(set.count)} images${against}`]);
-  if (flags.out) rows.push(['statistics', flags.out]);
-  io.out(table(rows));
-  if (flags.quiet) return;
-  for (const note of notes) io.err(`note: ${note}`);
-  io.err(`${device.name}: ${(set.count / seconds).toFixed(1)} images a second, ${duration(seconds)} in all`);
-}
-
-/** What keeps the figures from being compared with published ones. */
-function notesOn(flags: FidFlags, { extractor, weights, set, found }: Result): string[] {
-  const notes: string[] = [];
-  const { distance, score } = figureNames(extractor);
-  if (found.some(({ name }) => name === distance) && set.count < PUBLISHED_COUNT) {
-    notes.push(
-      `${distance} falls with the number of images: ${grouped(set.count)} here, ${grouped(PUBLISHED_COUNT)} in published figures`,
-    );
-  }
-  if (!found.some(({ name }) => name === score)) {
-    notes.push(`no ${score}: ${flags.splits} splits need as many images`);
-  }
-  if (!weights.hash.startsWith(WEIGHTS_HASH)) {
-    notes.push(`${weights.path} is not the published file of Inception's weights, by its SHA-256`);
-  }
-  return notes;
 }

@@ -14,6 +14,7 @@ import { registerEncode } from './encode.ts';
 import { registerEval } from './eval.ts';
 import { registerInspect } from './inspect.ts';
 import type { Io } from './io.ts';
+import { registerMerge } from './merge.ts';
 import { registerPlot } from './plot.ts';
 import { registerPull } from './pull.ts';
 import { registerReconstruct } from './reconstruct.ts';
@@ -37,6 +38,7 @@ const COMMANDS = [
   registerEval,
   registerBench,
   registerReport,
+  registerMerge,
   registerPlot,
   registerData,
   registerPull,

@@ -6,31 +6,21 @@ import { writeAtomically } from '../formats/files.ts';
 import { contactSheet, type RgbImage, writeGif, writePng } from '../formats/images.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { type GeneratedImage, sampleStream, settingsFor } from '../index.ts';
-import type { LoadedModel } from '../models/load.ts';
-import { checkTokenizer, type Tokenizer } from '../models/tokenizer.ts';
-import { decodeFloats, decodePictures } from '../sampling/decode.ts';
+import { checkTokenizer } from '../models/tokenizer.ts';
+import { decodeFloats } from '../sampling/decode.ts';
 import { revealFrame, sheetScale } from '../sampling/pictures.ts';
-import { emptyStats, type SampleStats } from '../sampling/sample.ts';
-import type { SampleSettings } from '../sampling/settings.ts';
+import { emptyStats } from '../sampling/sample.ts';
 import { addDeviceFlags } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { addModelFlags } from './model_flags.ts';
-import { makeFolder, type OpenFlags, openForDrawing, shippedModel } from './open.ts';
+import { makeFolder, openForDrawing, shippedModel } from './open.ts';
 import { parseClasses, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress, duration } from './progress.ts';
-import { addSettingsFlags, askedSettings, type SettingsFlags } from './settings_flags.ts';
-import { addVaeFlags, openVae, type VaeFlags } from './vae_flags.ts';
-import { versions } from './versions.ts';
-
-interface SampleFlags extends OpenFlags, SettingsFlags, VaeFlags {
-  class: string;
-  count: number;
-  firstIndex: number;
-  out: string;
-  saveSteps?: boolean;
-  sheetOnly?: boolean;
-  quiet?: boolean;
-}
+import { type Decoding, describe, fileName, type Job, type SampleFlags, withPictures } from './sample_files.ts';
+import { checkShard, drawShard } from './sample_shard.ts';
+import { addSettingsFlags, askedSettings } from './settings_flags.ts';
+import { addShardFlag, shardOf } from './shard_flags.ts';
+import { addVaeFlags, openVae } from './vae_flags.ts';
 
 export function registerSample(program: Command, io: Io): void {
   const option = (flags: string, text: string, parse: (text: string) => unknown) =>
@@ -42,7 +32,12 @@ export function registerSample(program: Command, io: Io): void {
       'Draws images: one PNG each, a contact sheet and a JSON file with every setting that makes them again.\n' +
         'Settings that are not given come from the model file, else they are the official ones at 256 px.',
     )
-    .option('-m, --model <file>', 'a model file (safetensors, or an official .pth)', shippedModel())
+    .addOption(
+      new Option('-m, --model <file>', 'a model file (safetensors, or an official .pth)').default(
+        shippedModel(),
+        'the shipped clothing32',
+      ),
+    )
     .option('-c, --class <list>', 'names or numbers, or all: dress,hat  3,7  all', 'all')
     .addOption(option('-n, --count <n>', 'images a class', positiveInteger).default(4))
     .addOption(
@@ -65,27 +60,20 @@ export function registerSample(program: Command, io: Io): void {
     )
     .action((flags: SampleFlags) => sampleCommand(flags, io));
   addSettingsFlags(command);
+  addShardFlag(command);
   addVaeFlags(command);
   addDeviceFlags(command);
   addModelFlags(command);
 }
 
-interface Drawn {
-  classNumber: number;
-  number: number;
+interface Drawn extends Job {
   image: GeneratedImage;
-}
-
-/** A tokenizer, and what became of it in the run. */
-interface Decoding {
-  tokenizer: Tokenizer;
-  file: string;
-  /** Seconds for the images themselves, without those of --save-steps. */
-  seconds: number;
 }
 
 async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
   const began = performance.now();
+  const shard = shardOf(flags);
+  if (shard) checkShard(flags);
   makeFolder(flags.out);
   const model = await openForDrawing(flags, io);
   let vae: Decoding | undefined;
@@ -107,6 +95,7 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
     const jobs = chosen.flatMap((classNumber) =>
       Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),
     );
+    if (shard) return await drawShard({ flags, model, vae, settings, jobs, name, shard }, io);
     const stats = emptyStats();
     const frames: RgbImage[][] = [];
     const drawn: Drawn[] = [];
@@ -177,30 +166,6 @@ async function all<T>(items: AsyncIterable<T>): Promise<T[]> {
   return list;
 }
 
-/** The images of a batch, with pictures of latents as they are decoded. */
-async function* withPictures(
-  batch: readonly GeneratedImage[],
-  model: LoadedModel,
-  vae: Decoding | undefined,
-  io: Io,
-): AsyncGenerator<GeneratedImage> {
-  if (!vae) return yield* batch;
-  const { tokenizer } = vae;
-  let before = tokenizer.seconds.decode;
-  let next = 0;
-  const latents = batch.map((image) => image.latents);
-  for await (const image of decodePictures(model, tokenizer, latents, io.signal)) {
-    vae.seconds += tokenizer.seconds.decode - before;
-    before = tokenizer.seconds.decode;
-    yield { ...batch[next++], image };
-  }
-}
-
-/** `t-shirt-0003.png`; characters that file systems refuse become `_`. */
-function fileName(className: string, number: number, extension = 'png'): string {
-  return `${className.replace(/[^\p{L}\p{N}._-]+/gu, '_')}-${String(number).padStart(4, '0')}.${extension}`;
-}
-
 async function writePictures(
   flags: SampleFlags,
   drawn: Drawn[],
@@ -243,54 +208,4 @@ async function writeLatents(flags: SampleFlags, drawn: Drawn[], [channels, side]
     {},
   );
   return path;
-}
-
-function describe(
-  flags: SampleFlags,
-  model: LoadedModel,
-  settings: SampleSettings,
-  stats: SampleStats,
-  drawn: readonly Drawn[],
-  name: (number: number) => string,
-  vae: Decoding | undefined,
-): Record<string, unknown> {
-  const { device, info, config } = model;
-  const { parts } = stats.seconds;
-  const timed = Object.values(parts).reduce((a, b) => a + b, 0);
-  const total = stats.seconds.total + (vae?.seconds ?? 0);
-  return {
-    model: { file: flags.model, name: info.name, maskToken: info.maskToken, stored: flags.stored ?? 'default' },
-    vae: vae && {
-      file: vae.file,
-      kind: vae.tokenizer.kind,
-      scale: info.dataScale ?? vae.tokenizer.scale,
-    },
-    config,
-    settings: { ...settings, seed: Number(settings.seed) },
-    batch: flags.batch,
-    adapter: device.name,
-    driver: device.driver,
-    versions: versions(),
-    date: new Date().toISOString(),
-    command: ['emigm', ...process.argv.slice(2)].join(' '),
-    nfe: stats.nfe,
-    headEvaluations: stats.headEvaluations,
-    dispatches: stats.dispatches,
-    seconds: {
-      ...stats.seconds,
-      total,
-      anImage: total / stats.images,
-      // The rest is the device's other kernels and the time between them.
-      parts:
-        timed > 0 || vae
-          ? { ...parts, rest: stats.seconds.total - timed + (parts.rest ?? 0), decode: vae?.seconds }
-          : undefined,
-    },
-    images: drawn.map(({ classNumber, number }) => ({
-      file: flags.sheetOnly ? undefined : fileName(name(classNumber), number),
-      class: name(classNumber),
-      classNumber,
-      index: number,
-    })),
-  };
 }

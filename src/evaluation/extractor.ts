@@ -29,8 +29,11 @@ export interface FeatureExtractor {
   dispose(): void;
 }
 
+/** What an extractor is called, and how large its features are. */
+export type ExtractorFacts = Omit<FeatureExtractor, 'extract' | 'dispose'>;
+
 /** What figures of this network may be called. */
-export function figureNames({ name, isInception }: FeatureExtractor) {
+export function figureNames({ name, isInception }: Pick<ExtractorFacts, 'name' | 'isInception'>) {
   if (isInception) {
     return { distance: 'FID', spatial: 'sFID', score: 'Inception Score', precision: 'precision', recall: 'recall' };
   }

@@ -1,7 +1,7 @@
 /** All figures of a set of images, by the names that their features allow. */
 import { EmigmError } from '../errors.ts';
 import type { ImageSet } from './collect.ts';
-import { type FeatureExtractor, figureNames } from './extractor.ts';
+import { type ExtractorFacts, figureNames } from './extractor.ts';
 import { frechetDistance } from './frechet.ts';
 import { inceptionScore, type InceptionScoreOptions } from './inception_score.ts';
 import type { Statistics } from './moments.ts';
@@ -28,7 +28,7 @@ export interface FigureOptions extends InceptionScoreOptions {
 }
 
 /** The statistics of a set, as they are written to a file and compared. */
-export function statisticsOf(extractor: FeatureExtractor, set: ImageSet): Reference {
+export function statisticsOf(extractor: ExtractorFacts, set: ImageSet): Reference {
   return {
     statistics: set.moments.statistics(),
     spatial: set.spatial?.statistics(),
@@ -43,7 +43,7 @@ export function statisticsOf(extractor: FeatureExtractor, set: ImageSet): Refere
  * @throws EmigmError 'input' when the reference was made by another network, or has no images for precision and recall
  */
 export async function figures(
-  extractor: FeatureExtractor,
+  extractor: ExtractorFacts,
   set: ImageSet,
   sample: Reference,
   reference: Reference | undefined,
@@ -76,7 +76,7 @@ export async function figures(
 }
 
 /** @throws EmigmError 'input' when the statistics say that they are of other features */
-export function checkExtractor({ name, dimensions }: FeatureExtractor, reference: Reference): void {
+export function checkExtractor({ name, dimensions }: ExtractorFacts, reference: Reference): void {
   const { extractor, statistics } = reference;
   if (extractor !== undefined && extractor !== name) {
     throw new EmigmError('input', `the reference statistics are of ${extractor}, the images' of ${name}`);

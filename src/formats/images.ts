@@ -38,6 +38,19 @@ export async function readImage(path: string, { orient = false } = {}): Promise<
   return decodeImage(bytes, path, { orient });
 }
 
+/** Pictures in order, `ahead` of them being decoded. */
+export async function* readImages(paths: readonly string[], ahead: number): AsyncGenerator<RgbImage> {
+  const waiting: Promise<RgbImage>[] = [];
+  for (let next = 0, i = 0; i < paths.length; i++) {
+    for (; next < Math.min(paths.length, i + ahead); next++) {
+      const picture = readImage(paths[next]);
+      picture.catch(() => undefined); // thrown when its turn comes
+      waiting.push(picture);
+    }
+    yield await waiting.shift()!;
+  }
+}
+
 /** As readImage, for a file in memory that `name` stands for in errors. */
 export async function decodeImage(bytes: Uint8Array, name: string, { orient = false } = {}): Promise<RgbImage> {
   try {

@@ -1,0 +1,165 @@
+/** `emigm eval fid --generate`: figures of images that are drawn for it, in shards where there are many. */
+import { existsSync, statSync } from 'node:fs';
+import { basename, join } from 'node:path';
+import { EmigmError } from '../errors.ts';
+import { collect, type ImageSet } from '../evaluation/collect.ts';
+import type { FeatureExtractor } from '../evaluation/extractor.ts';
+import {
+  difference,
+  emptySet,
+  extractorFacts,
+  joinSets,
+  readShard,
+  type ShardAbout,
+  writeShard,
+} from '../evaluation/shard_file.ts';
+import type { RgbImage } from '../formats/rgb.ts';
+import type { Device } from '../gpu/device.ts';
+import { settingsFor } from '../index.ts';
+import { type LoadedModel, loadModel } from '../models/load.ts';
+import { checkTokenizer } from '../models/tokenizer.ts';
+import { generatePictures } from '../sampling/generate.ts';
+import { type Shard, shardName, shardRange, WHOLE } from '../sampling/shards.ts';
+import type { Io } from './io.ts';
+import { type ModelFlags, openOptions } from './model_flags.ts';
+import { makeFolder } from './open.ts';
+import { grouped } from './options.ts';
+import { createProgress } from './progress.ts';
+import { resolveFile } from './pull.ts';
+import { askedSettings, type SettingsFlags } from './settings_flags.ts';
+import { openVae, type VaeFlags } from './vae_flags.ts';
+
+export interface GenerateFlags extends ModelFlags, VaeFlags, Omit<SettingsFlags, 'batch' | 'order'> {
+  generate?: number;
+  model: string;
+  drawBatch: number;
+  revealOrder?: SettingsFlags['order'];
+  state?: string;
+  saveEvery: number;
+  precisionRecall?: boolean;
+}
+
+export interface Generated {
+  set: ImageSet;
+  /** Images that this process drew; the others were there. */
+  drawn: number;
+  /** What was drawn, for JSON. */
+  source: Record<string, unknown>;
+}
+
+/** What `--generate` cannot be combined with. @throws EmigmError 'input' */
+export function checkGenerate(flags: GenerateFlags, shard: Shard | undefined): void {
+  if (shard && !flags.state) {
+    throw new EmigmError(
+      'input',
+      `shard ${shard.index} of ${shard.count} needs a folder for its sums: --state <folder>, the same for all shards`,
+    );
+  }
+  if (flags.state && flags.precisionRecall) {
+    throw new EmigmError('input', '--precision-recall needs the features of all images at once; leave out --state');
+  }
+}
+
+/**
+ * Draws the images of the shard (or all) and adds up their features. With `--state` the sums are kept from time to time,
+ * and a run that was stopped or killed goes on from there.
+ * @throws EmigmError 'input', 'file', 'memory', 'aborted'
+ */
+export async function generateSet(
+  extractor: FeatureExtractor,
+  device: Device,
+  weights: string,
+  flags: GenerateFlags,
+  { shard = WHOLE, batch }: { shard?: Shard; batch: number },
+  io: Io,
+): Promise<Generated> {
+  const images = flags.generate!;
+  const { quiet, state, saveEvery } = flags;
+  const path = await resolveFile(flags.model, io, { flag: '--model', pull: flags.pull, quiet });
+  const model = await loadModel(path, { ...openOptions(flags), device, stored: flags.stored });
+  try {
+    const tokenizer = flags.vae === undefined ? undefined : await openVae(flags, device, io);
+    try {
+      if (tokenizer) checkTokenizer(model.config, tokenizer, flags.vae!);
+      const settings = settingsFor(model, { ...askedSettings({ ...flags, batch, order: flags.revealOrder }) });
+      const { first, end } = shardRange(images, shard);
+      const about: ShardAbout = {
+        version: 1,
+        extractor: extractorFacts(extractor),
+        weights,
+        run: JSON.stringify({
+          ...describeModel(model, path, flags),
+          settings: { ...settings, seed: String(settings.seed) },
+        }),
+        images,
+        first,
+        end,
+      };
+      const file = state && join(state, shardName(shard, 'npz'));
+      if (state) makeFolder(state);
+      const kept = file && existsSync(file) ? await takeUp(file, about) : undefined;
+      let set = kept ?? emptySet(extractor);
+      const before = set.count;
+      const progress = createProgress(io, { label: 'drawing', total: end - first - before, quiet });
+      const pictures = generatePictures(model, {
+        ...{ settings, first: first + before, end, batch: flags.drawBatch, tokenizer, signal: io.signal },
+      });
+      try {
+        while (first + set.count < end) {
+          const done = set.count;
+          const each = file ? saveEvery : end - first;
+          const part = await collect(extractor, take(pictures, Math.min(each, end - first - done)), {
+            batch,
+            keepFeatures: flags.precisionRecall,
+            signal: io.signal,
+            onProgress: (count) =>
+              progress.update(done - before + count, `${grouped(done + count)} of ${grouped(end - first)}`),
+          });
+          set = joinSets(set, part);
+          if (file) await writeShard(file, { about, set });
+        }
+        if (file && end === first) await writeShard(file, { about, set });
+      } finally {
+        progress.stop();
+        await pictures.return(undefined);
+      }
+      const source = { generated: images, ...JSON.parse(about.run) };
+      return { set, drawn: set.count - before, source };
+    } finally {
+      tokenizer?.dispose();
+    }
+  } finally {
+    model.dispose();
+  }
+}
+
+/** What the images depend on besides the settings. */
+function describeModel({ config, info, network }: LoadedModel, path: string, flags: GenerateFlags) {
+  return {
+    model: { file: basename(path), bytes: statSync(path).size },
+    name: info.name,
+    weights: info.weights,
+    config,
+    stored: network.head.input.stored,
+    vae: flags.vae && basename(flags.vae),
+  };
+}
+
+/** The sums that are there. @throws EmigmError 'input' when they are of another run */
+async function takeUp(file: string, about: ShardAbout): Promise<ImageSet> {
+  const kept = await readShard(file);
+  const other = difference(kept.about, about);
+  if (other) {
+    throw new EmigmError('input', `${file} is of another run (${other} differs); name another --state folder`);
+  }
+  return kept.set;
+}
+
+/** The next `count` images; the rest stays for the next call. */
+async function* take(images: AsyncGenerator<RgbImage>, count: number): AsyncGenerator<RgbImage> {
+  for (let i = 0; i < count; i++) {
+    const { value, done } = await images.next();
+    if (done) return;
+    yield value;
+  }
+}
