@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
+import { registerClassify } from './classify.ts';
 import { registerBench } from './bench.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
@@ -21,6 +22,7 @@ import { registerReconstruct } from './reconstruct.ts';
 import { registerReport } from './report.ts';
 import { registerSample } from './sample.ts';
 import { registerTrain } from './train.ts';
+import { registerTrainClassifier } from './train_classifier.ts';
 
 /** Exit codes: done, failed, wrong use. */
 export const EXIT = { done: 0, failed: 1, usage: 2, stopped: 130 } as const;
@@ -35,6 +37,8 @@ const COMMANDS = [
   registerSample,
   registerEdit,
   registerTrain,
+  registerTrainClassifier,
+  registerClassify,
   registerEval,
   registerBench,
   registerReport,
