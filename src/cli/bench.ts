@@ -14,6 +14,7 @@ import { sweep } from '../measurement/sweep.ts';
 import { markdown } from '../measurement/tables.ts';
 import { settingsOf, Workbench } from '../measurement/workbench.ts';
 import { preset, presets } from '../models/config.ts';
+import { checkQuality, measureQuality, type QualityFlags } from './bench_quality.ts';
 import { addKernel } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { makeFolder, shippedModel } from './open.ts';
@@ -23,7 +24,7 @@ import { resolveFile } from './pull.ts';
 import { commit, versions } from './versions.ts';
 import { writeReport } from './write_report.ts';
 
-export interface NfeFlags {
+export interface NfeFlags extends QualityFlags {
   model: string[];
   preset: Point['preset'][];
   steps: number[];
@@ -40,8 +41,6 @@ export interface NfeFlags {
   repeat: number;
   kernels: boolean;
   adapter?: string;
-  out: string;
-  quiet?: boolean;
 }
 
 /** Steps of the issue that this command is for. */
@@ -118,6 +117,18 @@ export function registerBench(program: Command, io: Io): void {
     .addOption(option('--repeat <n>', 'measured runs of each point', positiveInteger).default(5))
     .option('--no-kernels', 'do not time kernels one by one, which takes one run more of each point')
     .option('--adapter <name>', "auto, gpu, lavapipe, swiftshader or a part of an adapter's name (also EMIGM_ADAPTER)")
+    .addOption(
+      option(
+        '--quality <n>',
+        'also draw so many images at each setting, and measure how good they are',
+        positiveInteger,
+      ),
+    )
+    .option(
+      '--reference <file>',
+      'statistics that --quality compares with (.npz of emigm eval fid --out); else the score alone',
+    )
+    .option('--inception <file>', "Inception's weights, for --quality (also EMIGM_INCEPTION)")
     .option('-o, --out <folder>', 'where the report goes', 'nfe')
     .option('-q, --quiet', 'print nothing but errors')
     .addHelpText(
@@ -134,6 +145,7 @@ export function registerBench(program: Command, io: Io): void {
 export async function benchNfe(flags: NfeFlags, io: Io): Promise<void> {
   const { quiet, repeat, seed, adapter } = flags;
   const asked = await pointsOf(flags, io);
+  if (flags.quality) await checkQuality(asked, flags);
   const vae = flags.vae && (await resolveFile(flags.vae, io, { flag: '--vae', pull: flags.pull, quiet }));
   makeFolder(flags.out);
   const file = await openJsonLines(join(flags.out, MEASUREMENTS));
@@ -165,6 +177,8 @@ export async function benchNfe(flags: NfeFlags, io: Io): Promise<void> {
         onProgress: (done, what) => progress.update((share = done), what),
         onLine: (line) => add(line.kind === 'facts' ? withFile(line, asked) : line),
       });
+      progress.stop();
+      if (flags.quality) await measureQuality(bench, asked, lines, add, flags, io);
     } catch (error) {
       if (io.signal.aborted && !quiet) {
         progress.stop();

@@ -17,8 +17,9 @@ import type { RgbImage } from '../formats/rgb.ts';
 import type { Device } from '../gpu/device.ts';
 import { settingsFor } from '../index.ts';
 import { type LoadedModel, loadModel } from '../models/load.ts';
-import { checkTokenizer } from '../models/tokenizer.ts';
+import { checkTokenizer, type Tokenizer } from '../models/tokenizer.ts';
 import { generatePictures } from '../sampling/generate.ts';
+import type { SampleSettings } from '../sampling/settings.ts';
 import { type Shard, shardName, shardRange, WHOLE } from '../sampling/shards.ts';
 import type { Io } from './io.ts';
 import { type ModelFlags, openOptions } from './model_flags.ts';
@@ -95,42 +96,70 @@ export async function generateSet(
         first,
         end,
       };
-      const file = state && join(state, shardName(shard, 'npz'));
       if (state) makeFolder(state);
-      const kept = file && existsSync(file) ? await takeUp(file, about) : undefined;
-      let set = kept ?? emptySet(extractor);
-      const before = set.count;
-      const progress = createProgress(io, { label: 'drawing', total: end - first - before, quiet });
-      const pictures = generatePictures(model, {
-        ...{ settings, first: first + before, end, batch: flags.drawBatch, tokenizer, signal: io.signal },
-      });
-      try {
-        while (first + set.count < end) {
-          const done = set.count;
-          const each = file ? saveEvery : end - first;
-          const part = await collect(extractor, take(pictures, Math.min(each, end - first - done)), {
-            batch,
-            keepFeatures: flags.precisionRecall,
-            signal: io.signal,
-            onProgress: (count) =>
-              progress.update(done - before + count, `${grouped(done + count)} of ${grouped(end - first)}`),
-          });
-          set = joinSets(set, part);
-          if (file) await writeShard(file, { about, set });
-        }
-        if (file && end === first) await writeShard(file, { about, set });
-      } finally {
-        progress.stop();
-        await pictures.return(undefined);
-      }
-      const source = { generated: images, ...JSON.parse(about.run) };
-      return { set, drawn: set.count - before, source };
+      const file = state && join(state, shardName(shard, 'npz'));
+      const keeping = { file, saveEvery, keepFeatures: flags.precisionRecall, quiet };
+      const drawing = { settings, tokenizer, batch, drawBatch: flags.drawBatch };
+      const { set, drawn } = await collectGenerated(extractor, model, about, { ...keeping, ...drawing }, io);
+      return { set, drawn, source: { generated: images, ...JSON.parse(about.run) } };
     } finally {
       tokenizer?.dispose();
     }
   } finally {
     model.dispose();
   }
+}
+
+export interface CollectGeneratedOptions {
+  settings: SampleSettings;
+  tokenizer?: Tokenizer;
+  /** Images at once: through the extractor, and drawn. */
+  batch: number;
+  drawBatch: number;
+  /** Where sums are kept and taken up. */
+  file?: string;
+  saveEvery: number;
+  keepFeatures?: boolean;
+  label?: string;
+  quiet?: boolean;
+}
+
+/** The images about.first .. about.end - 1, those that the file's sums have left; `drawn` counts them. */
+export async function collectGenerated(
+  extractor: FeatureExtractor,
+  model: Parameters<typeof generatePictures>[0],
+  about: ShardAbout,
+  options: CollectGeneratedOptions,
+  io: Io,
+): Promise<{ set: ImageSet; drawn: number }> {
+  const { file, settings, tokenizer, saveEvery, batch, drawBatch, keepFeatures, label = 'drawing', quiet } = options;
+  const { first, end } = about;
+  const kept = file && existsSync(file) ? await takeUp(file, about) : undefined;
+  let set = kept ?? emptySet(extractor);
+  const before = set.count;
+  const progress = createProgress(io, { label, total: end - first - before, quiet });
+  const drawing = { settings, first: first + before, end, batch: drawBatch, tokenizer, signal: io.signal };
+  const pictures = generatePictures(model, drawing);
+  try {
+    while (first + set.count < end) {
+      const done = set.count;
+      const each = file ? saveEvery : end - first;
+      const part = await collect(extractor, take(pictures, Math.min(each, end - first - done)), {
+        batch,
+        keepFeatures,
+        signal: io.signal,
+        onProgress: (count) =>
+          progress.update(done - before + count, `${grouped(done + count)} of ${grouped(end - first)}`),
+      });
+      set = joinSets(set, part);
+      if (file) await writeShard(file, { about, set });
+    }
+    if (file && end === first) await writeShard(file, { about, set });
+  } finally {
+    progress.stop();
+    await pictures.return(undefined);
+  }
+  return { set, drawn: set.count - before };
 }
 
 /** What the images depend on besides the settings. */
@@ -150,7 +179,7 @@ async function takeUp(file: string, about: ShardAbout): Promise<ImageSet> {
   const kept = await readShard(file);
   const other = difference(kept.about, about);
   if (other) {
-    throw new EmigmError('input', `${file} is of another run (${other} differs); name another --state folder`);
+    throw new EmigmError('input', `${file} is of another run (${other} differs); name another folder for the sums`);
   }
   return kept.set;
 }

@@ -180,7 +180,8 @@ function quality(rows: readonly Named[]): FigureSpec | undefined {
       { mark: { type: 'text', dy: -10, fontSize: 12 }, encoding: { text: { field: 'steps' } } },
     ],
   };
-  const caption = `${name} of ${images} images against the time of one; numbers are steps. Lower and further left is better.`;
+  const better = /score/i.test(name) ? 'Higher' : 'Lower';
+  const caption = `${name} of ${images} images against the time of one; numbers are steps. ${better} and further left is better.`;
   return { name: 'quality', title: 'Quality against latency', caption, spec: spec as TopLevelSpec };
 }
 

@@ -42,7 +42,9 @@ function rowOf(id: string, lines: readonly Line[], { peak }: Header, repeats: nu
   );
   // The tokenizer's work is not counted, so its time is not either.
   const drawing = batch.median - (parts.decode ?? 0);
-  const quality = lines.flatMap((line) => (line.kind === 'quality' && line.id === id ? line.quality : []));
+  // The newest, where it was measured again with other images.
+  const quality =
+    lines.flatMap((line) => (line.kind === 'quality' && line.id === id ? [line.quality] : [])).at(-1) ?? [];
   return {
     ...facts,
     id,

@@ -6,8 +6,12 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { writeSafetensors } from '../../src/formats/safetensors.ts';
+import type { Row } from '../../src/measurement/schema.ts';
 import { saveModel } from '../../src/models/checkpoint.ts';
+import { parameterShapes } from '../../src/models/inception/architecture.ts';
 import { emigm } from '../helpers/cli.ts';
+import { formulaWeight } from '../helpers/golden.ts';
 import { toyConfig, toySource } from '../helpers/toy.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'emigm-nfe-'));
@@ -94,6 +98,58 @@ describe('emigm bench nfe', () => {
     expect(code).toBe(130);
     expect(err).toMatch(/what was measured is in .*measurements\.jsonl, and the same command goes on from there/);
     expect(readdirSync(at('stopped'))).toEqual(['measurements.jsonl']);
+  });
+});
+
+describe('emigm bench nfe --quality', () => {
+  it('measures each setting once, and writes it beside the times', { timeout: 600_000 }, async () => {
+    const inception = at('inception.safetensors');
+    const tensors = [...parameterShapes()].map(([name, shape]) => {
+      return { name, dtype: 'F32' as const, shape, data: () => formulaWeight(name, shape, 1.5) };
+    });
+    await writeSafetensors(inception, tensors);
+    const reference = at('reference.npz');
+    const settings = ['--model', model, '--seed', '5', '--steps', '2'];
+    const made = await emigm([
+      'eval',
+      'fid',
+      '--generate',
+      '3',
+      ...settings,
+      '--inception',
+      inception,
+      '-o',
+      reference,
+    ]);
+    expect(made.code, made.err).toBe(0);
+    const flags = ['--seed', '5', '--batch', '1,2', '--repeat', '1', '--no-kernels', '--out', at('q')];
+    const quality = ['--quality', '3', '--reference', reference, '--inception', inception];
+    const result = await nfe(...flags, ...quality);
+    expect(result.code, result.err).toBe(0);
+    const { rows } = json('q', 'nfe.json');
+    const fid = (steps: number, batch: number) => {
+      const row = rows.find((one: Row) => one.settings.steps === steps && one.batch === batch);
+      expect(row.quality).toHaveLength(1);
+      expect(row.quality[0]).toMatchObject({ name: 'FID', images: 3, reference: 'reference.npz' });
+      return row.quality[0].value;
+    };
+    // The reference is of the very images of two steps.
+    expect(fid(2, 1)).toBeCloseTo(0, 6);
+    expect(fid(3, 1)).toBeGreaterThan(1e-3);
+    expect([fid(2, 2), fid(3, 2)]).toEqual([fid(2, 1), fid(3, 1)]);
+    expect(readdirSync(at('q', 'quality'))).toHaveLength(2);
+    expect(readdirSync(at('q', 'figures'))).toContain('quality.svg');
+    expect(result.out).toMatch(/\| device memory \| FID \|/);
+    const before = readFileSync(at('q', 'measurements.jsonl'), 'utf8');
+    expect((await nfe(...flags, ...quality)).code).toBe(0);
+    expect(readFileSync(at('q', 'measurements.jsonl'), 'utf8')).toBe(before);
+  });
+
+  it('is refused where it means nothing', async () => {
+    const random = await emigm(['bench', 'nfe', '--model', 'xs-256', '--quality', '50', '--out', at('bad')]);
+    expect(random.err).toMatch(/needs trained weights; xs-256 has random ones/);
+    expect((await nfe('--quality', '3', '--out', at('bad'))).err).toMatch(/needs 10 images or more, for the score/);
+    expect(existsSync(at('bad'))).toBe(false);
   });
 });
 
