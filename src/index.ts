@@ -16,6 +16,7 @@ import {
   type SampleStats,
   sampleBatches,
 } from './sampling/sample.ts';
+import { recommendedSettings } from './sampling/axes.ts';
 import { resolveSettings, type SampleSettings } from './sampling/settings.ts';
 
 export { EmigmError, type ErrorCode } from './errors.ts';
@@ -32,6 +33,16 @@ export {
   type MapSize,
   type Tokenizer,
 } from './models/tokenizer.ts';
+export {
+  type Axes,
+  type AxisPreset,
+  axes,
+  axisPresets,
+  describeAxes,
+  parseAxes,
+  resolveAxes,
+} from './masking/axes.ts';
+export { axesOfRun, modelAxes, presetSettings } from './sampling/axes.ts';
 export { decodeFloats, decodePictures } from './sampling/decode.ts';
 export { type EditedImage, type EditRequest, type EditResult, edit } from './sampling/edit.ts';
 export type { SampledImage, SampleProgress, SampleRequest, SampleStats } from './sampling/sample.ts';
@@ -49,7 +60,7 @@ export interface GeneratedImage extends SampledImage {
 
 /** Settings of a run on this model: the defaults, what the model file recommends, what is asked for. */
 export function settingsFor({ info }: LoadedModel, asked: Partial<SampleSettings> = {}): SampleSettings {
-  return resolveSettings(info.sampling as Partial<SampleSettings> | undefined, asked);
+  return resolveSettings(recommendedSettings(info), asked);
 }
 
 /**

@@ -5,7 +5,8 @@ import { type ModelFile, openModel } from '../models/checkpoint.ts';
 import { gridSize, parameterCounts, presetName, tokenDim } from '../models/config.ts';
 import { flagOf } from '../models/infer.ts';
 import { CPU_DRIVER, type SamplingMemory, samplingMemory } from '../sampling/memory.ts';
-import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
+import { recommendedSettings } from '../sampling/axes.ts';
+import { resolveSettings } from '../sampling/settings.ts';
 import type { Io } from './io.ts';
 import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
 import { grouped, megabytes, positiveInteger, table } from './options.ts';
@@ -67,7 +68,7 @@ export interface InspectReport {
 
 export async function describe(model: ModelFile, batch: number): Promise<InspectReport> {
   const { path, kind, config, info, guessed } = model;
-  const settings = resolveSettings(info.sampling as Partial<SampleSettings> | undefined);
+  const settings = resolveSettings(recommendedSettings(info));
   const memory = (stored: 'f32' | 'f16') =>
     samplingMemory(config, { batch, stored, settings, device: stored === 'f32' ? CPU_DRIVER : {} });
   return {

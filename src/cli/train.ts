@@ -9,6 +9,7 @@ import { encodePng } from '../formats/images.ts';
 import { makeRunFolder, runFile } from '../formats/run_folder.ts';
 import { openStepLog, readStepLog } from '../formats/step_log.ts';
 import { Device } from '../gpu/device.ts';
+import { describeAxes, resolveAxes } from '../masking/axes.ts';
 import { parameterCounts } from '../models/config.ts';
 import { openTrainingData } from '../training/data/open.ts';
 import type { TrainingData } from '../training/data/types.ts';
@@ -16,8 +17,8 @@ import { type StepRecord, train } from '../training/loop.ts';
 import { checkTrainingMemory, type TrainingMemory, trainingMemory } from '../training/memory.ts';
 import { TrainingRun } from '../training/run.ts';
 import { Smoothed } from '../training/smoothing.ts';
-import { modelFor, parseRunConfig, type RunConfig } from '../training/run_config.ts';
-import { resolveSettings, type TrainingSettings } from '../training/settings.ts';
+import { modelFor, parseRunConfig, type RunConfig, writeRunConfig } from '../training/run_config.ts';
+import { flatAxes, resolveSettings, type TrainingSettings } from '../training/settings.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { grouped, megabytes, positiveInteger } from './options.ts';
@@ -108,11 +109,8 @@ function readConfig(flags: TrainFlags, command: Command): RunConfig & { text: st
 }
 
 /** The configuration with what the flags changed, so that --resume needs no flags. */
-async function keepConfig(folder: string, { text, hyperparameters }: RunConfig & { text: string }): Promise<void> {
-  const merged = { ...JSON.parse(text), training: hyperparameters };
-  await writeAtomically(runFile(folder, 'config.json'), (put) =>
-    put(Buffer.from(`${JSON.stringify(merged, null, 2)}\n`)),
-  );
+async function keepConfig(folder: string, { text, ...given }: RunConfig & { text: string }): Promise<void> {
+  await writeAtomically(runFile(folder, 'config.json'), (put) => put(Buffer.from(writeRunConfig(text, given))));
 }
 
 async function openData(flags: TrainFlags, { model, dataScale, hyperparameters }: RunConfig, io: Io) {
@@ -144,8 +142,7 @@ function introduce(
   settings: TrainingSettings,
   parameters: number,
 ): void {
-  const { batch, microBatch, steps, learningRate, learningRateSchedule, warmupSteps, emaDecay, maskSchedule } =
-    settings;
+  const { batch, microBatch, steps, learningRate, learningRateSchedule, warmupSteps, emaDecay, axes } = settings;
   io.out(`data        ${data.description}`);
   io.out(`model       ${grouped(parameters)} parameters`);
   io.out(`adapter     ${device.name}`);
@@ -156,8 +153,17 @@ function introduce(
   io.out(
     `training    ${grouped(steps)} steps of ${batch} images` +
       `${microBatch < batch ? ` (${microBatch} at once)` : ''}, ${(steps / settings.stepsPerEpoch).toFixed(1)} epochs, ` +
-      `learning rate ${learningRate} ${learningRateSchedule} after ${warmupSteps} steps, EMA ${emaDecay}, masks ${maskSchedule}`,
+      `learning rate ${learningRate} ${learningRateSchedule} after ${warmupSteps} steps, EMA ${emaDecay}`,
   );
+  io.out(`axes        ${settings.preset}${changed(settings)}`);
+  for (const line of describeAxes(axes)) io.out(`            ${line}`);
+}
+
+/** `, with maskSchedule, tMin`: axes that differ from the preset's. */
+function changed({ preset, axes }: TrainingSettings): string {
+  const before = flatAxes(resolveAxes(preset));
+  const names = Object.entries(flatAxes(axes)).filter(([name, value]) => before[name as keyof typeof before] !== value);
+  return names.length > 0 ? `, with ${names.map(([name, value]) => `${name} ${value}`).join(', ')}` : '';
 }
 
 async function loop(

@@ -42,7 +42,8 @@ export const generationOrders = {
 
 const names = <T extends object>(table: T) => z.enum(Object.keys(table) as [keyof T & string]);
 
-const axisTypes = {
+/** Type, meaning and named choices of every axis. */
+export const axisTypes = {
   maskDistribution: [names(maskDistributions), 'how masked tokens are drawn', maskDistributions],
   schedule: [names(trainingSchedules), 'mask ratio gamma(t) in training', trainingSchedules],
   weighting: [names(lossWeightings), 'weight w(t) of the loss', lossWeightings],
@@ -159,7 +160,7 @@ export function parseAxes(value: unknown, where = 'axes'): Axes {
     const axis = String(issue.path[0] ?? '');
     const choices = axes[axis as Axis]?.choices;
     const given = JSON.stringify((value as Record<string, unknown> | undefined)?.[axis]);
-    const message = choices ? `${given} is none of ${Object.keys(choices).join(', ')}` : issue.message;
+    const message = choices ? `${given} is unknown; choose one of ${Object.keys(choices).join(', ')}` : issue.message;
     throw new EmigmError('input', `${where}: ${axis ? `${axis}: ` : ''}${message}`);
   }
   const { order, conditional } = parsed.data;
@@ -183,8 +184,7 @@ function withoutAliases(value: unknown): unknown {
 }
 
 /**
- * A preset with some axes set otherwise; overrides that are undefined are left as the preset has them. A new training
- * schedule is the sampling schedule too, unless that is given or the schedule serves training alone.
+ * A preset with some axes set otherwise, as `overrideAxes`.
  * @throws EmigmError('input') as `parseAxes`, and for an unknown preset
  */
 export function resolveAxes(
@@ -192,7 +192,16 @@ export function resolveAxes(
   overrides: Readonly<Record<string, unknown>> = {},
   where = `preset ${preset}`,
 ): Axes {
-  const merged: Record<string, unknown> = { ...named<Axes>(axisPresets, preset, 'preset') };
+  return overrideAxes(named<Axes>(axisPresets, preset, 'preset'), overrides, where);
+}
+
+/**
+ * A point with some axes set otherwise; overrides that are undefined leave it as it is. A new training schedule is the
+ * sampling schedule too, unless that is given or the schedule serves training alone.
+ * @throws EmigmError('input') as `parseAxes`
+ */
+export function overrideAxes(point: Axes, overrides: Readonly<Record<string, unknown>>, where = 'axes'): Axes {
+  const merged: Record<string, unknown> = { ...point };
   for (const [axis, value] of Object.entries(overrides)) if (value !== undefined) merged[axis] = value;
   const { schedule, samplingSchedule } = overrides;
   if (schedule !== undefined && samplingSchedule === undefined && !trainingSchedules[String(schedule)]?.trainingOnly) {

@@ -14,6 +14,9 @@ export interface RecommendedSampling {
   /** Guided while low < s <= high. */
   cfgInterval?: [number, number];
   maskSchedule?: string;
+  counts?: string;
+  order?: string;
+  choiceTemperature?: number;
   temperature?: number;
 }
 
@@ -33,6 +36,10 @@ export interface ModelInfo {
   weights?: 'model' | 'model_ema' | 'plain';
   /** With mask guidance: whether the shared mask token is the raw one, as official evaluation has it, or the average. */
   maskToken?: 'raw' | 'averaged';
+  /** Whose axes of masked generation it was trained on: maskgit, mdm, mar or emigm. */
+  preset?: string;
+  /** All axes, or those that differ from the preset's (`masking/axes.ts`). */
+  axes?: Readonly<Record<string, string | number>>;
   sampling?: RecommendedSampling;
 }
 
@@ -46,6 +53,9 @@ const sampling = z.strictObject({
   cfgSchedule: z.string().optional(),
   cfgInterval: z.tuple([time, time]).optional(),
   maskSchedule: z.string().optional(),
+  counts: z.string().optional(),
+  order: z.string().optional(),
+  choiceTemperature: z.number().min(0).optional(),
   temperature: z.number().positive().optional(),
 });
 const schema = z.strictObject({
@@ -58,6 +68,8 @@ const schema = z.strictObject({
   dataScale: z.number().positive().optional(),
   weights: z.enum(['model', 'model_ema', 'plain']).optional(),
   maskToken: z.enum(['raw', 'averaged']).optional(),
+  preset: z.string().optional(),
+  axes: z.record(z.string(), z.union([z.string(), z.number()])).optional(),
   sampling: sampling.optional(),
 });
 

@@ -7,6 +7,7 @@ import { classNumber, type LoadedModel } from '../models/load.ts';
 import { checkTokenizer, type Tokenizer } from '../models/tokenizer.ts';
 import { decodePictures } from './decode.ts';
 import { emptyStats, type SampleProgress, type SampleStats, sampleBatches } from './sample.ts';
+import { recommendedSettings } from './axes.ts';
 import { resolveSettings, type SampleSettings } from './settings.ts';
 
 export interface EditRequest extends Partial<SampleSettings> {
@@ -84,7 +85,7 @@ export async function edit(model: LoadedModel, request: EditRequest, stats = emp
     ? toFloats(original)
     : await tokenizer!.latents(toFloats(original), original, { scale: dataScale, signal });
 
-  const settings = resolveSettings(info.sampling as Partial<SampleSettings> | undefined, asked);
+  const settings = resolveSettings(recommendedSettings(info), asked);
   const number = wanted === undefined ? undefined : classNumber(model, wanted);
   const stream = sampleBatches(
     network,

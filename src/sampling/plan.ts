@@ -1,10 +1,22 @@
 /** What a batch does in each step, decided on the host before the device starts. */
+import { EmigmError } from '../errors.ts';
 import { stepGuidance } from '../masking/guidance.ts';
+import type { RevealOrderName } from '../masking/orders.ts';
 import { revealPlan } from '../masking/reveal.ts';
 import { gridSize } from '../models/config.ts';
 import type { Emigm } from '../models/emigm.ts';
 import type { BatchInput, KeptTokens } from './batch.ts';
 import type { SampleSettings } from './settings.ts';
+
+/** @throws EmigmError 'input' for settings that need probabilities of codes, which a diffusion head does not give */
+function plannedOrder({ order, topK, topP }: SampleSettings): RevealOrderName {
+  const asked = topK !== undefined ? 'topK' : topP !== undefined ? 'topP' : undefined;
+  if (order === 'confidence' || asked) {
+    const what = asked ?? 'order "confidence"';
+    throw new EmigmError('input', `${what} needs probabilities of codes, and this model draws continuous tokens`);
+  }
+  return order;
+}
 
 /** Steps of a batch: positions by seed and image index, guidance by schedule and interval; with `kept` of the others. */
 export function planBatch(
@@ -14,14 +26,14 @@ export function planBatch(
   indices: readonly number[],
   kept?: KeptTokens,
 ): BatchInput {
-  const { seed, steps, maskSchedule, counts, order, cfg, cfgSchedule, cfgInterval } = settings;
+  const { seed, steps, maskSchedule, counts, cfg, cfgSchedule, cfgInterval } = settings;
   const seqLen = model.sequenceLength;
   const plan = revealPlan({
     seed,
     steps,
     seqLen,
     counts,
-    order,
+    order: plannedOrder(settings),
     schedule: maskSchedule,
     gridWidth: gridSize(model.config),
     imageIndices: indices,

@@ -1,9 +1,10 @@
 /** What a sampling run is asked for, checked, with the field's usual names. */
 import { z } from 'zod';
 import { EmigmError } from '../errors.ts';
+import { generationOrders } from '../masking/axes.ts';
 import { checkGuidance, guidanceSchedules } from '../masking/guidance.ts';
 import { type RevealCounts, revealCountRules } from '../masking/reveal.ts';
-import { maskSchedule } from '../masking/schedules.ts';
+import { samplingSchedule } from '../masking/schedules.ts';
 
 const fields = z.strictObject({
   /** Sampling steps of the reveal loop. */
@@ -22,7 +23,12 @@ const fields = z.strictObject({
   /** Tokens a step: drawn as the official sampler does, the rounded expectation, or MAR's and MaskGIT's. */
   counts: z.enum(Object.keys(revealCountRules) as [RevealCounts]),
   /** Which tokens come first. */
-  order: z.enum(['random', 'halton', 'checkerboard']),
+  order: z.enum(Object.keys(generationOrders) as [keyof typeof generationOrders]),
+  /** Noise of the `confidence` order, annealed to 0. */
+  choiceTemperature: z.number().min(0),
+  /** Codes alone: drawn from the `topK` likeliest; from the likeliest of together `topP`. Default: from all. */
+  topK: z.int().min(1).optional(),
+  topP: z.number().positive().max(1).optional(),
   seed: z.union([z.int().min(0), z.bigint()]),
 });
 
@@ -40,6 +46,7 @@ export const defaultSettings: SampleSettings = {
   maskSchedule: 'exp',
   counts: 'official',
   order: 'random',
+  choiceTemperature: 4.5,
   seed: 0,
 };
 
@@ -61,7 +68,7 @@ export function resolveSettings(...layers: readonly (Partial<SampleSettings> | u
     throw new EmigmError('input', `sampling settings: ${what}${key ? `, not ${String(merged[key])}` : ''}`);
   }
   const settings = parsed.data;
-  maskSchedule(settings.maskSchedule);
+  samplingSchedule(settings.maskSchedule);
   checkGuidance({ cfg: settings.cfg, schedule: settings.cfgSchedule, interval: settings.cfgInterval });
   if (settings.headSampler === 'dpm-solver' && typeof settings.headSteps !== 'number') {
     const steps = Number(settings.headSteps);

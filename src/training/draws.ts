@@ -1,7 +1,8 @@
 /** Random draws of a training step: pure functions of (seed, step, micro-batch), so that a resumed run repeats them. */
 import { DIFFUSION_STEPS } from '../diffusion/betas.ts';
+import { drawMasks } from '../masking/axes.ts';
 import type { Draws } from '../masking/draws.ts';
-import { randomMasking, type RandomMask, randomMaskingPerRow } from '../masking/random_masking.ts';
+import type { RandomMask } from '../masking/random_masking.ts';
 import { CounterRandom, STREAMS } from '../random.ts';
 import type { Hyperparameters } from './settings.ts';
 
@@ -38,22 +39,18 @@ export interface MicroBatchDraws extends RandomMask {
   times(rows: number): Uint32Array;
 }
 
-/**
- * Draws for micro-batch number `index` of the run. As the official code: one time and one count for all images, unless
- * the network is a single encoder and the loss is weighted, when each image has its own.
- */
+/** Draws for micro-batch number `index` of the run; the masks as the axes say. */
 export function drawMicroBatch(
-  settings: Pick<Hyperparameters, 'seed' | 'maskSchedule' | 'weighting' | 'tMin' | 'labelDrop'>,
+  settings: Pick<Hyperparameters, 'seed' | 'axes' | 'labelDrop'>,
   { images, tokens, mae }: { images: number; tokens: number; mae: boolean },
   index: number,
 ): MicroBatchDraws {
-  const { seed, maskSchedule: schedule, weighting, tMin, labelDrop } = settings;
-  const draws = new SequentialDraws(seed, STREAMS.trainMask, index);
-  const options = { schedule, batch: images, seqLen: tokens };
-  const masks =
-    !mae && weighting !== 'uniform'
-      ? randomMaskingPerRow(draws, options)
-      : randomMasking(draws, { ...options, clampTMin: tMin });
+  const { seed, axes, labelDrop } = settings;
+  const masks = drawMasks(
+    new SequentialDraws(seed, STREAMS.trainMask, index),
+    { ...axes, network: mae ? 'mae' : 'single' },
+    { batch: images, seqLen: tokens },
+  );
   const labels = new CounterRandom(seed, STREAMS.labelDrop, index);
   const dropped = Uint8Array.from({ length: images }, (_, i) => (labels.uniform(i, 0) < labelDrop ? 1 : 0));
   const noise = new CounterRandom(seed, STREAMS.trainNoise, index);

@@ -6,17 +6,19 @@ import type { Device } from '../gpu/device.ts';
 import type { ModelConfig } from '../models/config.ts';
 import { Emigm } from '../models/emigm.ts';
 import type { ModelInfo } from '../models/info.ts';
+import { recommendedSettings } from '../sampling/axes.ts';
 import { sheetScale } from '../sampling/pictures.ts';
 import { sampleBatches } from '../sampling/sample.ts';
 import { resolveSettings } from '../sampling/settings.ts';
 import { exportAverage, exportStateDict, loadCheckpoint, readCheckpointHeader, saveCheckpoint } from './checkpoint.ts';
 import { initialParameters } from './initialize.ts';
 import { Parameters } from './parameters.ts';
-import type { TrainingSettings } from './settings.ts';
+import { resolveAxes } from '../masking/axes.ts';
+import { flatAxes, type TrainingSettings } from './settings.ts';
 import { Trainer } from './trainer.ts';
 
 /** What may differ between a run and its continuation: none of it changes a number of the steps they share. */
-const FREE = ['steps', 'epochs', 'saveEvery', 'sampleEvery', 'keep', 'checkpointing'];
+const FREE = ['steps', 'epochs', 'saveEvery', 'sampleEvery', 'keep', 'checkpointing', 'preset'];
 
 export interface RunOptions {
   folder: string;
@@ -96,7 +98,7 @@ export class TrainingRun {
     });
     try {
       const classes = data.classes.slice(0, 10).flatMap((_, number) => new Array<number>(count).fill(number));
-      const asked = resolveSettings(info.sampling, { seed: settings.seed });
+      const asked = resolveSettings(recommendedSettings(info), { seed: settings.seed });
       const request = { ...asked, classes, indices: classes.map((_, i) => i % count), outputScale: 1 / data.scale };
       const images: RgbImage[] = [];
       for await (const batch of sampleBatches(network, request)) {
@@ -117,9 +119,17 @@ export class TrainingRun {
   }
 }
 
-function comparable({ settings, data }: RunOptions): Record<string, unknown> {
-  const kept = Object.entries(settings).filter(([name, value]) => !FREE.includes(name) && value !== undefined);
+function comparable({ settings: { axes, ...settings }, data }: RunOptions): Record<string, unknown> {
+  const all = { ...settings, ...flatAxes(axes) };
+  const kept = Object.entries(all).filter(([name, value]) => !FREE.includes(name) && value !== undefined);
   return { ...Object.fromEntries(kept), images: data.size, classes: data.classes, dataScale: data.scale };
+}
+
+/** What checkpoints say nothing of that were saved before there were axes: eMIGM's. */
+function unsaid(config: ModelConfig): Record<string, unknown> {
+  const { mae, maskGuidance } = config;
+  const network = { network: mae ? 'mae' : 'single', unconditional: maskGuidance ? 'mask' : 'fake-class' };
+  return flatAxes(resolveAxes('emigm', network));
 }
 
 function checkSame(
@@ -127,7 +137,7 @@ function checkSame(
   options: RunOptions,
 ): void {
   const now = { ...comparable(options), ...options.config };
-  const before: Record<string, unknown> = { ...settings, ...config };
+  const before: Record<string, unknown> = { ...unsaid(config), ...settings, ...config };
   for (const name of new Set([...Object.keys(now), ...Object.keys(before)])) {
     const [was, is] = [JSON.stringify(before[name]), JSON.stringify((now as Record<string, unknown>)[name])];
     if (was === is) continue;
@@ -139,10 +149,11 @@ function checkSame(
 }
 
 function describe(settings: TrainingSettings, step: number, images: number): string {
-  const { batch, learningRate, learningRateSchedule, emaDecay, maskSchedule } = settings;
+  const { batch, learningRate, learningRateSchedule, emaDecay, axes } = settings;
   return (
     `${images} images; ${step} steps of ${batch}, AdamW (${settings.beta1}, ${settings.beta2}), weight decay ` +
     `${settings.weightDecay}, peak learning rate ${learningRate}, ${learningRateSchedule}, clip ${settings.gradientClip}, ` +
-    `EMA ${emaDecay}, mask schedule ${maskSchedule}, seed ${settings.seed}`
+    `EMA ${emaDecay}, masks ${axes.maskDistribution} by ${axes.schedule}, weighting ${axes.weighting}, ` +
+    `seed ${settings.seed}`
   );
 }

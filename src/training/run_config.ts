@@ -3,7 +3,13 @@ import { z } from 'zod';
 import { EmigmError } from '../errors.ts';
 import { checkConfig, type ModelConfig, preset } from '../models/config.ts';
 import type { ModelInfo, RecommendedSampling } from '../models/info.ts';
-import { checkHyperparameters, type HyperparameterInput, type Hyperparameters } from './settings.ts';
+import { settingsOfAxes } from '../sampling/axes.ts';
+import {
+  checkHyperparameters,
+  flatHyperparameters,
+  type HyperparameterInput,
+  type Hyperparameters,
+} from './settings.ts';
 
 const schema = z.strictObject({
   name: z.string().optional(),
@@ -18,19 +24,27 @@ const schema = z.strictObject({
   sampling: z.record(z.string(), z.unknown()).optional(),
 });
 
-export interface RunConfig {
+/** A configuration with its network as the file has it: which fields that has depends on `axes.conditional`. */
+export interface ReadRunConfig {
   info: ModelInfo;
-  /** Without `classes` when the data decides. */
-  model: Omit<ModelConfig, 'classes'> & { classes?: number };
+  /** Name of a preset, or fields; of masked generation (mae, maskGuidance) the axes decide. */
+  network: string | Readonly<Record<string, unknown>>;
   dataScale?: number;
   hyperparameters: Hyperparameters;
 }
 
+export interface RunConfig extends Omit<ReadRunConfig, 'network'> {
+  /** Without `classes` when the data decides. */
+  model: Omit<ModelConfig, 'classes'> & { classes?: number };
+}
+
 /**
- * Reads the text of a configuration file; `overrides` are hyper-parameters given by flags.
- * @throws EmigmError 'input' or 'model' naming the field that is wrong
+ * Reads the text of a configuration file; `overrides` are hyper-parameters given by flags. The axes of masked generation
+ * are the preset's, then what the file says (as hyper-parameters, or as fields of the network and recommended sampling
+ * settings), then the flags; a preset given by a flag puts the file's axes and its recommended settings aside.
+ * @throws EmigmError 'input' naming the field that is wrong
  */
-export function parseRunConfig(text: string, overrides: HyperparameterInput, where: string): RunConfig {
+export function readRunConfig(text: string, overrides: HyperparameterInput, where: string): ReadRunConfig {
   let value: unknown;
   try {
     value = JSON.parse(text);
@@ -45,19 +59,60 @@ export function parseRunConfig(text: string, overrides: HyperparameterInput, whe
     throw new EmigmError('input', `${where}: ${at ? `${at}: ` : ''}${message}`);
   }
   const { model, dataScale, training, sampling, ...about } = parsed.data;
-  const fields = typeof model === 'string' ? preset(model) : (model as Partial<ModelConfig>);
-  // Any number of classes does for the check of the other fields.
-  const checked = checkConfig({ classes: 1, ...fields }, `${where}: model`);
+  const fields = typeof model === 'string' ? {} : model;
+  const said = {
+    network: fields.mae === undefined ? undefined : fields.mae ? 'mae' : 'single',
+    unconditional: fields.maskGuidance === undefined ? undefined : fields.maskGuidance ? 'mask' : 'fake-class',
+    samplingSchedule: sampling?.maskSchedule,
+    guidanceSchedule: sampling?.cfgSchedule,
+    counts: sampling?.counts,
+    order: sampling?.order,
+    choiceTemperature: sampling?.choiceTemperature,
+  };
+  const hyperparameters = checkHyperparameters({ ...said, ...training }, `${where}: training`, overrides);
+  const { preset, axes } = hyperparameters;
+  // The preset samples in its own way; the scale of guidance is a matter of the model.
+  const kept = overrides.preset ? sampling && { cfg: sampling.cfg } : sampling;
+  const of = settingsOfAxes(axes) as Record<string, unknown>;
+  const recommended = kept && Object.fromEntries(Object.entries(kept).map(([name, x]) => [name, of[name] ?? x]));
   return {
-    info: { ...about, ...(sampling && { sampling: sampling as RecommendedSampling }) },
-    model: { ...checked, classes: fields.classes },
+    info: { ...about, preset, axes, ...(recommended && { sampling: recommended as RecommendedSampling }) },
+    network: model,
     dataScale,
-    hyperparameters: checkHyperparameters({ ...training, ...withoutUndefined(overrides) }, `${where}: training`),
+    hyperparameters,
   };
 }
 
-function withoutUndefined<T extends object>(value: T): Partial<T> {
-  return Object.fromEntries(Object.entries(value).filter(([, v]) => v !== undefined)) as Partial<T>;
+/**
+ * A configuration of a model of continuous tokens, with its network checked.
+ * @throws EmigmError 'input' or 'model' naming the field that is wrong
+ */
+export function parseRunConfig(text: string, overrides: HyperparameterInput, where: string): RunConfig {
+  const { network, ...rest } = readRunConfig(text, overrides, where);
+  const { axes } = rest.hyperparameters;
+  if (axes.conditional !== 'diffusion') {
+    throw new EmigmError('input', `${where}: conditional "${axes.conditional}" needs a model of codes`);
+  }
+  const fields = {
+    ...(typeof network === 'string' ? preset(network) : (network as Partial<ModelConfig>)),
+    mae: axes.network === 'mae',
+    maskGuidance: axes.unconditional === 'mask',
+  };
+  // Any number of classes does for the check of the other fields.
+  const checked = checkConfig({ classes: 1, ...fields }, `${where}: model`);
+  return { ...rest, model: { ...checked, classes: fields.classes } };
+}
+
+/** The configuration with what flags changed, as text for a file that `readRunConfig` reads to the same. */
+export function writeRunConfig(text: string, { info, hyperparameters }: ReadRunConfig | RunConfig): string {
+  const before = JSON.parse(text);
+  const { network, unconditional } = hyperparameters.axes;
+  const model =
+    typeof before.model === 'string'
+      ? before.model
+      : { ...before.model, mae: network === 'mae', maskGuidance: unconditional === 'mask' };
+  const after = { ...before, model, training: flatHyperparameters(hyperparameters), sampling: info.sampling };
+  return `${JSON.stringify(after, null, 2)}\n`;
 }
 
 /** The network for this data. @throws EmigmError 'input' when it has another number of classes */

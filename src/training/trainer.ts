@@ -124,8 +124,8 @@ export class Trainer {
     const batch = layOutMicroBatch(config, {
       ...draws,
       labels: labels.subarray(part * count, (part + 1) * count),
-      schedule: settings.maskSchedule,
-      weighting: settings.weighting,
+      schedule: settings.axes.schedule,
+      weighting: settings.axes.weighting,
       repeats: settings.diffusionBatchMul,
       parts: this.parts,
     });

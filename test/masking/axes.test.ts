@@ -74,8 +74,12 @@ describe('presets', () => {
 
   test.each([
     ['magvit', {}, /preset "magvit" is unknown; choose one of maskgit, mdm, mar, emigm/],
-    ['mar', { weighting: 'none' }, /preset mar: weighting: "none" is none of uniform, elbo/],
-    ['mar', { samplingSchedule: 'truncated-normal' }, /samplingSchedule: "truncated-normal" is none of linear/],
+    ['mar', { weighting: 'none' }, /preset mar: weighting: "none" is unknown; choose one of uniform, elbo/],
+    [
+      'mar',
+      { samplingSchedule: 'truncated-normal' },
+      /samplingSchedule: "truncated-normal" is unknown; choose one of linear/,
+    ],
     ['mar', { tMin: 2 }, /tMin/],
     ['mar', { tmin: 0.2 }, /"tmin" is no axis; there are maskDistribution/],
   ])('%s with %j is refused', (preset, overrides, message) => {
