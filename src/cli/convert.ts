@@ -1,9 +1,10 @@
-/** `emigm convert`: official PyTorch checkpoints to model files of ours. */
+/** `emigm convert`: PyTorch checkpoints of eMIGM's and MAR's code to model files of ours. */
 import { existsSync, readFileSync, realpathSync, statSync } from 'node:fs';
 import { dirname } from 'node:path';
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { reason } from '../formats/files.ts';
+import { type AxisPreset, axisPresets } from '../masking/axes.ts';
 import { type ModelInfo, openModel, saveModel } from '../models/checkpoint.ts';
 import { parameterCounts } from '../models/config.ts';
 import type { Io } from './io.ts';
@@ -16,6 +17,7 @@ const DTYPES = { f32: 'F32', f16: 'F16', bf16: 'BF16' } as const;
 export interface ConvertFlags extends ModelFlags {
   dtype?: keyof typeof DTYPES;
   info?: string;
+  preset?: AxisPreset;
   quiet?: boolean;
 }
 
@@ -24,18 +26,24 @@ export function registerConvert(program: Command, io: Io): void {
     .command('convert')
     .summary('turn a PyTorch checkpoint into a model file')
     .description(
-      'Turns an official PyTorch checkpoint (.pth) into a safetensors file that carries its configuration.\n' +
+      "Turns a PyTorch checkpoint (.pth) of eMIGM's or MAR's code into a safetensors file that carries its configuration.\n" +
         'The configuration comes from the checkpoint, what it lacks from the shapes of its tensors or from flags.',
     )
     .argument('<in>', 'a .pth checkpoint, or a model file in safetensors')
     .argument('<out>', 'the safetensors file to write')
     .addOption(new Option('--dtype <type>', 'f32, f16 or bf16').argParser(oneOf(['f32', 'f16', 'bf16'])).default('f32'))
+    .addOption(
+      new Option('--preset <name>', 'what it was trained as, where the file does not say').argParser(
+        oneOf(Object.keys(axisPresets) as AxisPreset[]),
+      ),
+    )
     .option('--info <file>', 'JSON: name, classNames, dataScale, sampling, source, license, training, ...')
     .option('-q, --quiet', 'print nothing but errors')
     .addHelpText(
       'after',
       '\nExamples:\n' +
         '  emigm convert emigm_base.pth b-256.safetensors --dtype f16\n' +
+        '  emigm convert mar_base/checkpoint-last.pth mar-b.safetensors\n' +
         '  emigm convert custom.pth custom.safetensors --encoder-heads 4 --info custom.json',
     )
     .action((input: string, output: string, flags: ConvertFlags) => convert(input, output, flags, io));
@@ -52,7 +60,10 @@ export async function convert(input: string, output: string, flags: ConvertFlags
   try {
     await saveModel(output, {
       config: model.config,
-      info: flags.info === undefined ? model.info : merged(model.info, readInfo(flags.info)),
+      info: merged(model.info, {
+        ...(flags.info && readInfo(flags.info)),
+        ...(flags.preset && { preset: flags.preset }),
+      }),
       dtype: DTYPES[dtype],
       read: (name) => {
         if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');

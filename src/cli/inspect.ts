@@ -1,11 +1,12 @@
 /** `emigm inspect`: what a model file holds. */
 import { statSync } from 'node:fs';
 import type { Command } from 'commander';
+import { type Axes, listAxes } from '../masking/axes.ts';
 import { type ModelFile, openModel } from '../models/checkpoint.ts';
 import { gridSize, parameterCounts, presetName, tokenDim } from '../models/config.ts';
 import { flagOf } from '../models/infer.ts';
 import { CPU_DRIVER, type SamplingMemory, samplingMemory } from '../sampling/memory.ts';
-import { recommendedSettings } from '../sampling/axes.ts';
+import { modelAxes, recommendedSettings } from '../sampling/axes.ts';
 import { resolveSettings } from '../sampling/settings.ts';
 import type { Io } from './io.ts';
 import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
@@ -59,6 +60,7 @@ export interface InspectReport {
   config: ModelFile['config'];
   guessed: readonly string[];
   info: ModelFile['info'];
+  axes: Axes;
   parameters: ReturnType<typeof parameterCounts>;
   storedAs: string[];
   maskToken: string;
@@ -79,6 +81,7 @@ export async function describe(model: ModelFile, batch: number): Promise<Inspect
     config,
     guessed,
     info,
+    axes: modelAxes(config, info),
     parameters: parameterCounts(config),
     storedAs: [...new Set(model.names().map((name) => model.dtype(name)))].sort(),
     maskToken: model.maskTokenNote,
@@ -112,6 +115,7 @@ function text(report: InspectReport): string {
     ],
     ['weights', info.weights],
     ['mask token', report.maskToken],
+    ['axes', `${info.preset ? `${info.preset}: ` : ''}${listAxes(report.axes)}`],
     ['sampling', info.sampling && settings(info.sampling)],
     [
       'memory',

@@ -6,7 +6,9 @@ import { writeAtomically } from '../formats/files.ts';
 import { contactSheet, type RgbImage, writeGif, writePng } from '../formats/images.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { type GeneratedImage, sampleStream, settingsFor } from '../index.ts';
+import { listAxes } from '../masking/axes.ts';
 import { checkTokenizer } from '../models/tokenizer.ts';
+import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodeFloats } from '../sampling/decode.ts';
 import { revealFrame, sheetScale } from '../sampling/pictures.ts';
 import { emptyStats } from '../sampling/sample.ts';
@@ -56,6 +58,7 @@ export function registerSample(program: Command, io: Io): void {
       '\nExamples:\n' +
         '  emigm sample --class dress,hat -n 8\n' +
         '  emigm sample --model b-256.safetensors --vae kl16.ckpt --class 207 --cfg 4 --cfg-interval 0.1,0.3\n' +
+        '  emigm sample --preset mar --steps 32\n' +
         '  emigm sample --steps 32 --head-steps 14 --seed 7 --save-steps',
     )
     .action((flags: SampleFlags) => sampleCommand(flags, io));
@@ -96,6 +99,7 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),
     );
     if (shard) return await drawShard({ flags, model, vae, settings, jobs, name, shard }, io);
+    if (!flags.quiet) io.out(`axes: ${listAxes(axesOfRun(modelAxes(config, info), settings))}`);
     const stats = emptyStats();
     const frames: RgbImage[][] = [];
     const drawn: Drawn[] = [];

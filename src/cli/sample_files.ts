@@ -2,6 +2,7 @@
 import type { GeneratedImage } from '../index.ts';
 import type { LoadedModel } from '../models/load.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
+import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodePictures } from '../sampling/decode.ts';
 import type { SampleStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
@@ -83,6 +84,8 @@ export function describe(
     },
     config,
     settings: { ...settings, seed: Number(settings.seed) },
+    preset: flags.preset,
+    axes: axesOfRun(modelAxes(config, info), settings),
     batch: flags.batch,
     adapter: device.name,
     driver: device.driver,

@@ -1,12 +1,15 @@
 /** Flags of every command that draws: the sampling settings. What is not given the model file recommends. */
 import { type Command, Option } from 'commander';
+import { type AxisPreset, axisPresets, generationOrders } from '../masking/axes.ts';
 import { guidanceSchedules } from '../masking/guidance.ts';
 import { type RevealCounts, revealCountRules } from '../masking/reveal.ts';
 import { maskSchedules } from '../masking/schedules.ts';
+import { presetSettings } from '../sampling/axes.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import { finiteNumber, interval, oneOf, positiveInteger, wholeNumber } from './options.ts';
 
 export interface SettingsFlags {
+  preset?: AxisPreset;
   seed?: number;
   steps?: number;
   headSteps?: string;
@@ -18,13 +21,21 @@ export interface SettingsFlags {
   maskSchedule?: string;
   counts?: SampleSettings['counts'];
   order?: SampleSettings['order'];
+  choiceTemperature?: number;
+  topK?: number;
+  topP?: number;
   batch: number;
 }
 
 export function addSettingsFlags(command: Command): Command {
   const option = (flags: string, text: string, parse: (text: string) => unknown) =>
     new Option(flags, text).argParser(parse);
+  const presets = Object.keys(axisPresets) as AxisPreset[];
+  const orders = Object.keys(generationOrders) as SampleSettings['order'][];
   return command
+    .addOption(
+      option('--preset <name>', `sample as ${presets.join(', ')} do; other flags go before it`, oneOf(presets)),
+    )
     .addOption(option('--seed <n>', 'an image depends on the seed, its class and its number alone', wholeNumber))
     .addOption(option('--steps <n>', 'steps of revealing', positiveInteger))
     .option('--head-steps <n>', 'steps of the diffusion head a token; with ddpm also ddim25 and the like')
@@ -43,7 +54,10 @@ export function addSettingsFlags(command: Command): Command {
         oneOf(Object.keys(revealCountRules) as RevealCounts[]),
       ),
     )
-    .addOption(option('--order <name>', 'random, halton or checkerboard', oneOf(['random', 'halton', 'checkerboard'])))
+    .addOption(option('--order <name>', orders.join(', '), oneOf(orders)))
+    .addOption(option('--choice-temperature <x>', "noise of the confidence order (MaskGIT's)", finiteNumber))
+    .addOption(option('--top-k <n>', 'codes: drawn from the n likeliest', positiveInteger))
+    .addOption(option('--top-p <x>', 'codes: drawn from the likeliest of together probability x', finiteNumber))
     .addOption(
       option('-b, --batch <n>', 'images at once; changes speed and memory, not the images', positiveInteger).default(
         16,
@@ -51,11 +65,11 @@ export function addSettingsFlags(command: Command): Command {
     );
 }
 
-/** The settings that were given. */
-export function askedSettings(flags: SettingsFlags): Partial<SampleSettings> {
-  const { seed, steps, headSteps, headSampler, temperature, maskSchedule, counts, order } = flags;
-  const { cfg, cfgSchedule, cfgInterval } = flags;
-  return {
+/** The settings that were given: those of the preset, then those that have flags of their own. */
+export function askedSettings(flags: Partial<SettingsFlags>): Partial<SampleSettings> {
+  const { preset, seed, steps, headSteps, headSampler, temperature, maskSchedule, counts, order } = flags;
+  const { cfg, cfgSchedule, cfgInterval, choiceTemperature, topK, topP } = flags;
+  const given: Partial<SampleSettings> = {
     seed,
     steps,
     headSteps: headSteps !== undefined && /^\d+$/.test(headSteps) ? Number(headSteps) : headSteps,
@@ -67,5 +81,10 @@ export function askedSettings(flags: SettingsFlags): Partial<SampleSettings> {
     maskSchedule,
     counts,
     order,
+    choiceTemperature,
+    topK,
+    topP,
   };
+  const own = Object.entries(given).filter(([, value]) => value !== undefined);
+  return { ...(preset && presetSettings(preset)), ...Object.fromEntries(own) };
 }

@@ -220,6 +220,13 @@ export function describeAxes(point: Axes): string[] {
   });
 }
 
+/** The axes in a line: `maskDistribution independent, schedule exp, ...`. */
+export function listAxes(point: Axes): string {
+  return Object.keys(axes)
+    .map((axis) => `${axis} ${point[axis as Axis]}`)
+    .join(', ');
+}
+
 /**
  * Training masks on these axes. One time and one count for all images, unless a single encoder is trained with a
  * weighted loss, when each image has its own (as the official code, whose clamp of times is not applied there either).

@@ -2,6 +2,7 @@
 import { EmigmError } from '../errors.ts';
 import { axisPresets, type AxisPreset } from '../masking/axes.ts';
 import type { ModelConfig } from '../models/config.ts';
+import { settingsOfAxes } from '../sampling/axes.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 
 /** What is measured. What is undefined is as the model file recommends, else as the defaults are. */
@@ -64,20 +65,15 @@ export function pointId(point: Point): string {
  * @throws EmigmError 'input' for presets that draw codes: the sampler draws continuous tokens
  */
 export function presetSettings(preset: AxisPreset): Partial<SampleSettings> {
-  const { conditional, samplingSchedule, counts, order, guidanceSchedule } = axisPresets[preset];
-  if (conditional !== 'diffusion') {
-    const usable = Object.entries(axisPresets).filter(([, axes]) => axes.conditional === 'diffusion');
+  const axes = axisPresets[preset];
+  if (axes.conditional !== 'diffusion') {
+    const usable = Object.entries(axisPresets).filter(([, one]) => one.conditional === 'diffusion');
     throw new EmigmError(
       'input',
       `preset ${preset} draws codes of a codebook; latency is measured for ${usable.map(([name]) => name).join(', ')}`,
     );
   }
-  return {
-    maskSchedule: samplingSchedule,
-    counts,
-    order: order as SampleSettings['order'],
-    cfgSchedule: guidanceSchedule,
-  };
+  return settingsOfAxes(axes);
 }
 
 /** The preset's network of the same size; weights are random then. */

@@ -193,6 +193,12 @@ export function presetName(config: ModelConfig): string | undefined {
   return Object.keys(presets).find((name) => configFields.every((field) => presets[name][field] === config[field]));
 }
 
+/** Size of the official MAR that has this configuration: `b`, `l` or `h`; eMIGM's at 256 px, without CFG with mask. */
+export function marSize(config: ModelConfig): string | undefined {
+  const name = config.maskGuidance ? undefined : presetName({ ...config, maskGuidance: true });
+  return name && /^([blh])-256$/.exec(name)?.[1];
+}
+
 /** Heads of the official model of this width; undefined for any other width. */
 export function officialHeads(width: number): number | undefined {
   return Object.values(TRUNKS).find((trunk) => trunk.width === width)?.heads;
@@ -227,16 +233,23 @@ const OFFICIAL_DEFAULTS: ModelConfig = {
   maskGuidance: false,
 };
 
+/** Whether the arguments are of MAR's code (LTH14/mar), whose models are `mar_base`, `mar_large` and `mar_huge`. */
+export const areMarArgs = (args: Readonly<Record<string, unknown>>): boolean => /^mar_/.test(String(args.model));
+
 /**
  * The fields that official arguments give: constructor arguments by name, and the trunk of a model name
- * (`model: 'emigm_base'`). Unknown arguments are passed over.
+ * (`model: 'emigm_base'`, `'mar_base'`). Unknown arguments are passed over.
  */
 export function knownFromArgs(args: Readonly<Record<string, unknown>>): Partial<ModelConfig> {
-  const long = /^emigm_(\w+)$/.exec(String(args.model))?.[1];
+  const long = /^(?:emigm|mar)_(\w+)$/.exec(String(args.model))?.[1];
   const trunk = Object.values(TRUNKS).find((one) => one.long === long);
   const known: Record<string, unknown> = trunk ? trunkFields(trunk) : {};
   for (const [argument, field] of Object.entries(ARGUMENTS)) {
     if (args[argument] !== undefined && args[argument] !== null) known[field] = args[argument];
+  }
+  if (areMarArgs(args)) {
+    Object.assign(known, { mae: true, maskGuidance: false });
+    delete known.classes; // MAR's embedding has 1000 rows whatever class_num says
   }
   return known as Partial<ModelConfig>;
 }

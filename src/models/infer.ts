@@ -26,7 +26,8 @@ export function inferConfig(
 ): { config: ModelConfig; guessed: (keyof ModelConfig)[] } {
   const dim = (name: string, axis: number): number => {
     const shape = shapes.get(name);
-    if (!shape) throw new EmigmError('model', `${file}: has no tensor ${name}, so it is no eMIGM model`);
+    if (!shape)
+      throw new EmigmError('model', `${file}: has no tensor ${name}, so it is neither an eMIGM nor a MAR model`);
     if (shape[axis] === undefined) {
       throw new EmigmError('model', `${file}: tensor ${name} has shape [${shape.join(', ')}], too few dimensions`);
     }

@@ -1,7 +1,7 @@
 /** What a model file says about itself beside its configuration: names, scale, recommended settings, origin. */
 import { z } from 'zod';
 import { EmigmError } from '../errors.ts';
-import { type ModelConfig, presetName } from './config.ts';
+import { areMarArgs, marSize, type ModelConfig, presetName } from './config.ts';
 
 /** Settings that `sample` takes where the caller gives none. */
 export interface RecommendedSampling {
@@ -117,9 +117,30 @@ export function officialSampling(config: ModelConfig): RecommendedSampling | und
   };
 }
 
-/** What the arguments of an official checkpoint tell: class names, data scale, mask schedule. */
+/** Guidance scales of MAR's published figures (its README: 256 steps, 100 head steps of DDPM, linear guidance). */
+const MAR_CFG: Readonly<Record<string, number>> = { b: 2.9, l: 3, h: 3.2 };
+
+/** Preset, name and settings of an official MAR; undefined where nothing says that it is one. */
+function marInfo(args: Readonly<Record<string, unknown>>, config: ModelConfig): ModelInfo | undefined {
+  const size = marSize(config);
+  if (!areMarArgs(args) && (size === undefined || args.model !== undefined)) return undefined;
+  if (size === undefined) return { preset: 'mar' };
+  const sampling: RecommendedSampling = {
+    steps: 256,
+    headSteps: 100,
+    headSampler: 'ddpm',
+    cfg: MAR_CFG[size],
+    cfgSchedule: 'linear',
+    cfgInterval: [0, 1],
+    temperature: 1,
+  };
+  return { name: `MAR-${size.toUpperCase()}`, preset: 'mar', sampling };
+}
+
+/** What the arguments of an official checkpoint tell: class names, data scale, mask schedule; of MAR's that it is one. */
 export function infoFromArgs(args: Readonly<Record<string, unknown>>, config: ModelConfig): ModelInfo {
-  const info: ModelInfo = {};
+  const mar = marInfo(args, config);
+  const info: ModelInfo = { ...mar };
   const official = presetName(config);
   if (official) info.name = `eMIGM-${official.toUpperCase()}`;
   const names = args.classes;
@@ -127,6 +148,7 @@ export function infoFromArgs(args: Readonly<Record<string, unknown>>, config: Mo
     info.classNames = names;
   }
   if (typeof args.data_scale === 'number' && args.data_scale > 0) info.dataScale = args.data_scale;
+  if (mar) return info;
   const settings: RecommendedSampling = { ...officialSampling(config) };
   if (typeof args.mask_strategy === 'string') settings.maskSchedule = args.mask_strategy;
   if (Object.keys(settings).length > 0) info.sampling = settings;

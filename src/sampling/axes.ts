@@ -14,10 +14,11 @@ const presetSampling: Readonly<Record<AxisPreset, Partial<SampleSettings>>> = {
   emigm: { steps: 16, headSampler: 'dpm-solver', headSteps: 8, cfgInterval: [0.1, 0.3] },
 };
 
-/** The sampling settings among the axes. */
+/** The sampling settings among the axes; the noise of the order where there is any. */
 export function settingsOfAxes(point: Axes): Partial<SampleSettings> {
   const { samplingSchedule, counts, order, choiceTemperature, guidanceSchedule } = point;
-  return { maskSchedule: samplingSchedule, counts, order, choiceTemperature, cfgSchedule: guidanceSchedule };
+  const settings = { maskSchedule: samplingSchedule, counts, order, cfgSchedule: guidanceSchedule };
+  return order === 'confidence' ? { ...settings, choiceTemperature } : settings;
 }
 
 /** How the model of a preset samples: its axes, its numbers of steps. @throws EmigmError 'input' for an unknown one */

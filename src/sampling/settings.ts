@@ -24,8 +24,8 @@ const fields = z.strictObject({
   counts: z.enum(Object.keys(revealCountRules) as [RevealCounts]),
   /** Which tokens come first. */
   order: z.enum(Object.keys(generationOrders) as [keyof typeof generationOrders]),
-  /** Noise of the `confidence` order, annealed to 0. */
-  choiceTemperature: z.number().min(0),
+  /** Noise of the `confidence` order, annealed to 0; default 4.5. */
+  choiceTemperature: z.number().min(0).optional(),
   /** Codes alone: drawn from the `topK` likeliest; from the likeliest of together `topP`. Default: from all. */
   topK: z.int().min(1).optional(),
   topP: z.number().positive().max(1).optional(),
@@ -46,7 +46,6 @@ export const defaultSettings: SampleSettings = {
   maskSchedule: 'exp',
   counts: 'official',
   order: 'random',
-  choiceTemperature: 4.5,
   seed: 0,
 };
 

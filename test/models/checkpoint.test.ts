@@ -151,7 +151,7 @@ describe('inference from shapes', () => {
     shapes.set('diffusion_pos_embed_learned', [1, 250, 512]);
     expect(() => inferConfig(shapes)).toThrow('250 tokens are no square grid');
     shapes.delete('z_proj.weight');
-    expect(() => inferConfig(shapes)).toThrow('has no tensor z_proj.weight, so it is no eMIGM model');
+    expect(() => inferConfig(shapes)).toThrow('has no tensor z_proj.weight, so it is neither an eMIGM nor a MAR model');
     expect(() => inferConfig(new Map([['z_proj.weight', []]]))).toThrow('z_proj.weight has shape []');
   });
 });
