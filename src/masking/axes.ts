@@ -4,15 +4,15 @@
  */
 import { z } from 'zod';
 import { EmigmError } from '../errors.ts';
-import { maskDistributions } from './distributions.ts';
+import { maskDistributions, maskedCount } from './distributions.ts';
 import type { Draws } from './draws.ts';
 import { guidanceSchedules } from './guidance.ts';
 import { named } from './named.ts';
 import { revealOrders } from './orders.ts';
 import { type RandomMask, randomMasking, randomMaskingPerRow } from './random_masking.ts';
 import { revealCountRules } from './reveal.ts';
-import { maskSchedules, trainingSchedules } from './schedules.ts';
-import { timeTruncations } from './truncation.ts';
+import { maskSchedule, maskSchedules, trainingSchedules } from './schedules.ts';
+import { maskTime, timeTruncations } from './truncation.ts';
 import { lossWeightings } from './weightings.ts';
 
 type Documented = Readonly<Record<string, { doc: string }>>;
@@ -220,6 +220,12 @@ export function describeAxes(point: Axes): string[] {
   });
 }
 
+/** The axes that masks in training depend on. */
+export type MaskAxes = Pick<
+  Axes,
+  'maskDistribution' | 'schedule' | 'weighting' | 'timeTruncation' | 'tMin' | 'timeMargin' | 'network'
+>;
+
 /** The axes in a line: `maskDistribution independent, schedule exp, ...`. */
 export function listAxes(point: Axes): string {
   return Object.keys(axes)
@@ -233,10 +239,7 @@ export function listAxes(point: Axes): string {
  */
 export function drawMasks(
   draws: Draws,
-  point: Pick<
-    Axes,
-    'maskDistribution' | 'schedule' | 'weighting' | 'timeTruncation' | 'tMin' | 'timeMargin' | 'network'
-  >,
+  point: MaskAxes,
   { batch, seqLen }: { batch: number; seqLen: number },
 ): RandomMask {
   const { schedule, timeTruncation: truncation, tMin } = point;
@@ -251,6 +254,21 @@ export function drawMasks(
   const perImage = point.network === 'single' && point.weighting !== 'uniform';
   if (!perImage) return randomMasking(draws, { ...options, tMin });
   return randomMaskingPerRow(draws, { ...options, tMin: truncation === 'clamp' ? 0 : tMin });
+}
+
+/**
+ * Tokens that a mask of these axes has at the least; where their number is random, a bound that fewer than one mask in
+ * ten thousand passes (four standard deviations below the mean at the earliest time).
+ */
+export function fewestMasked(
+  { schedule, maskDistribution: distribution, tMin, timeTruncation: truncation, timeMargin: margin }: MaskAxes,
+  seqLen: number,
+): number {
+  const gamma = Math.max(0, maskSchedule(schedule).gamma(maskTime(0, { truncation, tMin, margin })));
+  const { fewest } = maskDistributions[distribution];
+  if (distribution === 'fixed-count') return Math.max(fewest, maskedCount(gamma, seqLen));
+  const bound = seqLen * gamma - 4 * Math.sqrt(seqLen * gamma * (1 - gamma));
+  return Math.min(seqLen, Math.max(fewest, Math.floor(bound)));
 }
 
 /**

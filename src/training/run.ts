@@ -10,7 +10,14 @@ import { recommendedSettings } from '../sampling/axes.ts';
 import { sheetScale } from '../sampling/pictures.ts';
 import { sampleBatches } from '../sampling/sample.ts';
 import { resolveSettings } from '../sampling/settings.ts';
-import { exportAverage, exportStateDict, loadCheckpoint, readCheckpointHeader, saveCheckpoint } from './checkpoint.ts';
+import {
+  type CheckpointHeader,
+  exportAverage,
+  exportStateDict,
+  loadCheckpoint,
+  readCheckpointHeader,
+  saveCheckpoint,
+} from './checkpoint.ts';
 import { initialParameters } from './initialize.ts';
 import { Parameters } from './parameters.ts';
 import { resolveAxes } from '../masking/axes.ts';
@@ -119,7 +126,8 @@ export class TrainingRun {
   }
 }
 
-function comparable({ settings: { axes, ...settings }, data }: RunOptions): Record<string, unknown> {
+/** Settings and facts that a run and its continuation share, as checkpoints have them. */
+export function comparable({ settings: { axes, ...settings }, data }: RunOptions): Record<string, unknown> {
   const all = { ...settings, ...flatAxes(axes) };
   const kept = Object.entries(all).filter(([name, value]) => !FREE.includes(name) && value !== undefined);
   return { ...Object.fromEntries(kept), images: data.size, classes: data.classes, dataScale: data.scale };
@@ -132,10 +140,8 @@ function unsaid(config: ModelConfig): Record<string, unknown> {
   return flatAxes(resolveAxes('emigm', network));
 }
 
-function checkSame(
-  { step, config, settings }: Awaited<ReturnType<typeof readCheckpointHeader>>,
-  options: RunOptions,
-): void {
+/** @throws EmigmError 'input' naming the first setting in which the run differs from its checkpoint */
+export function checkSame({ step, config, settings }: CheckpointHeader, options: RunOptions): void {
   const now = { ...comparable(options), ...options.config };
   const before: Record<string, unknown> = { ...unsaid(config), ...settings, ...config };
   for (const name of new Set([...Object.keys(now), ...Object.keys(before)])) {

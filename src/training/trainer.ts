@@ -4,6 +4,7 @@ import type { Device } from '../gpu/device.ts';
 import type { ProfileRow, Program } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
+import { fewestMasked } from '../masking/axes.ts';
 import { type ModelConfig, sequenceLength } from '../models/config.ts';
 import { dropoutKeys } from '../ops/dropout.ts';
 import { diffusionNoiseKey, type ProcessTable } from '../ops/loss.ts';
@@ -70,13 +71,13 @@ export class Trainer {
   }
 
   /**
-   * Records the largest micro-batches: all tokens masked (long head) and half of them (long encoder). Returns the
-   * bytes of each buffer of intermediate results that they need together; nothing is taken yet.
+   * Records the largest micro-batches: all tokens masked (long head), and as few as the axes give (long encoder). Returns
+   * the bytes of each buffer of intermediate results that they need together; nothing is taken yet.
    */
   plan(): number[] {
     const { microBatch: images, diffusionBatchMul: repeats } = this.settings;
     const tokens = sequenceLength(this.config);
-    for (const masked of [tokens, Math.max(2, Math.ceil(tokens / 2))]) {
+    for (const masked of [tokens, fewestMasked(this.settings.axes, tokens)]) {
       this.program({ images, visible: this.config.mae ? tokens - masked : tokens, rows: images * masked, repeats });
     }
     return [...this.session.plan(), ...this.optimizer.plan()];
