@@ -4,6 +4,7 @@ import { float32ToHalf, halfToFloat32 } from '../float16.ts';
 import { KernelCache } from './kernel.ts';
 import { type AdapterChoice, type OpenedAdapter, openAdapter, readKernelSource } from './node.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
+import { waitWithPauses } from './wait.ts';
 
 export interface DeviceOptions {
   adapter?: AdapterChoice;
@@ -237,7 +238,7 @@ export class Device {
       const encoder = this.handle.createCommandEncoder();
       encoder.copyBufferToBuffer(this.bufferOf(tensor), start, staging, 0, bytes);
       this.handle.queue.submit([encoder.finish()]);
-      await staging.mapAsync(1);
+      await this.wait(staging.mapAsync(1));
       const words = staging.getMappedRange().slice(0);
       this.check();
       return words;
@@ -256,9 +257,14 @@ export class Device {
     return tensor.buffer;
   }
 
+  /** Waits for a promise of the device's: where the device computes on the CPU, without taking a core from it. */
+  wait<T>(pending: Promise<T>): Promise<T> {
+    return this.isCpu ? waitWithPauses(pending) : pending;
+  }
+
   /** Waits until all submitted work is done. @throws what went wrong meanwhile. */
   async done(): Promise<void> {
-    await this.handle.queue.onSubmittedWorkDone();
+    await this.wait(this.handle.queue.onSubmittedWorkDone());
     this.check();
   }
 

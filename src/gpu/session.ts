@@ -65,7 +65,7 @@ export class Session {
     this.programs.push(...this.pending);
     this.pending = [];
     const kernels = new Set(this.programs.flatMap(({ dispatches }) => dispatches.map(({ kernel }) => kernel)));
-    await Promise.all([...kernels].map((kernel) => kernel.ready));
+    await this.device.wait(Promise.all([...kernels].map((kernel) => kernel.ready)));
   }
 
   private readonly assigned = new Map<Tensor, number>();
@@ -143,7 +143,7 @@ export class Session {
       encoder.resolveQuerySet(set, 0, 2 * batch.length, resolved, 0);
       encoder.copyBufferToBuffer(resolved, 0, staging, 0, 16 * batch.length);
       handle.queue.submit([encoder.finish()]);
-      await staging.mapAsync(1, 0, 16 * batch.length);
+      await this.device.wait(staging.mapAsync(1, 0, 16 * batch.length));
       const times = new BigUint64Array(staging.getMappedRange(0, 16 * batch.length).slice(0));
       staging.unmap();
       batch.forEach(({ op, part, kernel, grid, flops, bytes }, i) => {

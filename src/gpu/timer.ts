@@ -43,7 +43,7 @@ export class PartTimer {
     encoder.resolveQuerySet(this.set, 0, 2 * parts.length, this.resolved, 0);
     encoder.copyBufferToBuffer(this.resolved, 0, this.staging, 0, bytes);
     this.device.handle.queue.submit([encoder.finish()]);
-    await this.staging.mapAsync(1, 0, bytes);
+    await this.device.wait(this.staging.mapAsync(1, 0, bytes));
     const times = new BigUint64Array(this.staging.getMappedRange(0, bytes).slice(0));
     this.staging.unmap();
     for (const [i, part] of parts.entries()) {
