@@ -1,9 +1,11 @@
 import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join } from 'node:path';
+import { basename, join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { curvesSpec } from '../../src/cli/curves.ts';
 import { readImage } from '../../src/formats/images.ts';
+import { axisPresets } from '../../src/masking/axes.ts';
+import { trainingSchedules } from '../../src/masking/schedules.ts';
 import { emigm } from '../helpers/cli.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'emigm-plot-'));
@@ -121,5 +123,51 @@ describe('refusals', () => {
     const broken = join(folder, 'broken.jsonl');
     writeFileSync(broken, '{"step":1,"loss":1}\nhello\n');
     expect((await emigm(['plot', broken])).err).toMatch(/line 2 is no JSON object/);
+  });
+});
+
+describe('the axes', () => {
+  const docs = (name: string) => readFileSync(new URL(`../../docs/${name}`, import.meta.url), 'utf8');
+
+  test('are drawn from their tables: the figures of docs/framework.md', async () => {
+    const files = (await plotted('--axes', '--out', join(folder, 'axes'))).split('\n');
+    expect(files.map((file) => basename(file))).toEqual([
+      'mask-schedules.svg',
+      'weightings.svg',
+      'reveals-8.svg',
+      'reveals-16.svg',
+    ]);
+    const page = docs('framework.md');
+    // Vega counts the clip paths of a process.
+    const drawing = (svg: string) => svg.replace(/clip\d+/g, 'clip');
+    for (const file of files) {
+      const svg = readFileSync(file, 'utf8');
+      expect(svg).not.toMatch(/NaN|undefined/);
+      expect(drawing(docs(`images/${basename(file)}`)), file).toBe(drawing(svg));
+      expect(page).toContain(`](images/${basename(file)})`);
+    }
+    for (const name of Object.keys(trainingSchedules)) {
+      expect(readFileSync(files[0], 'utf8')).toContain(`>${name}</text>`);
+      expect(page).toContain(`| \`${name}\` |`);
+    }
+  });
+
+  test('of each preset stand in the table of docs/framework.md', () => {
+    const rows = docs('framework.md')
+      .split('\n')
+      .filter((line) => /^\| `?\w+`? \|( [^|]+ \|){4}$/.test(line))
+      .map((line) => line.split('|').map((cell) => cell.trim().replaceAll('`', '')));
+    const names = rows[0].slice(2, 6);
+    expect(names).toEqual(Object.keys(axisPresets));
+    for (const [i, name] of names.entries()) {
+      const column = Object.fromEntries(rows.slice(1).map((row) => [row[1], row[i + 2]]));
+      const axes = Object.entries(axisPresets[name as keyof typeof axisPresets]);
+      expect(column).toEqual(Object.fromEntries(axes.map(([axis, value]) => [axis, String(value)])));
+    }
+  });
+
+  test.each([[[]], [['x', '--axes']]])('or a run: %j', async (argv) => {
+    const { code, err } = await emigm(['plot', ...argv]);
+    expect([code, err]).toEqual([1, 'emigm: name a run, or give --axes alone']);
   });
 });
