@@ -6,6 +6,7 @@ import { writeAtomically } from '../formats/files.ts';
 import { contactSheet, type RgbImage, readImage, toFloats, writeGif, writePng } from '../formats/images.ts';
 import type { LoadedModel } from '../models/load.ts';
 import { checkTokenizer, type Tokenizer } from '../models/tokenizer.ts';
+import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodeFloats } from '../sampling/decode.ts';
 import { type EditResult, edit } from '../sampling/edit.ts';
 import { revealFrame, sheetScale } from '../sampling/pictures.ts';
@@ -189,6 +190,7 @@ async function writeResult(
     tokens: { drawn: masked.filter((one) => one === 1).length, all: masked.length },
     config,
     settings: { ...settings, seed: Number(settings.seed) },
+    axes: axesOfRun(modelAxes(config, info), settings),
     adapter: device.name,
     driver: device.driver,
     versions: versions(),
