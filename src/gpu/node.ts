@@ -3,10 +3,10 @@
  * With src/formats and src/cli the only place that touches `node:` modules.
  */
 import { constants } from 'node:os';
-import { existsSync, mkdirSync, readFileSync, renameSync, rmSync } from 'node:fs';
+import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { homedir } from 'node:os';
-import { dirname, join } from 'node:path';
+import { basename, dirname, join } from 'node:path';
 import { Readable } from 'node:stream';
 import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
@@ -25,20 +25,20 @@ export interface OpenedAdapter {
 }
 
 const RTLD_NODELETE = 0x1000;
-const NVIDIA_ICDS = [
-  '/usr/share/vulkan/icd.d/nvidia_icd.json',
-  '/etc/vulkan/icd.d/nvidia_icd.json',
-  '/usr/local/nvidia/share/vulkan/icd.d/nvidia_icd.json',
+/** Where the Vulkan loader looks for drivers by itself, and one folder more that machines mount NVIDIA's into. */
+const LOADER_FOLDERS = ['/etc', '/usr/local/etc', '/usr/share', '/usr/local/share'].map((at) => `${at}/vulkan/icd.d`);
+const OTHER_FOLDERS = ['/usr/local/nvidia/share/vulkan/icd.d'];
+const LIBRARY_FOLDERS = [
+  '/usr/lib/x86_64-linux-gnu',
+  '/usr/lib/x86_64-linux-gnu/nvidia/current',
+  '/usr/lib64',
+  '/usr/lib',
+  '/usr/local/nvidia/lib64',
+  '/usr/local/nvidia/lib',
 ];
+/** NVIDIA's driver. Its own description names the first, which needs the X libraries; the second does without. */
+const NVIDIA_LIBRARIES = ['libGLX_nvidia.so.0', 'libEGL_nvidia.so.0'];
 const LAVAPIPE_ICDS = ['/usr/share/vulkan/icd.d/lvp_icd.json', '/usr/share/vulkan/icd.d/lvp_icd.x86_64.json'];
-const SYSTEM_LOADERS = [
-  '/usr/lib/x86_64-linux-gnu/libvulkan.so.1',
-  '/usr/lib/aarch64-linux-gnu/libvulkan.so.1',
-  '/usr/lib64/libvulkan.so.1',
-  '/usr/lib/libvulkan.so.1',
-  '/lib/x86_64-linux-gnu/libvulkan.so.1',
-];
-
 /** Folder for things that can be made again: the unpacked driver, tuning results. */
 export function cacheFolder(): string {
   return process.env.EMIGM_CACHE ?? join(process.env.XDG_CACHE_HOME ?? join(homedir(), '.cache'), 'emigm-wgsl');
@@ -60,10 +60,12 @@ export function readKernelSource(path: string): string {
 }
 
 /**
- * Unpacks the CPU driver and Vulkan loader that `@sparticuz/chromium` carries, once, into the cache folder.
- * Safe when several processes do it at the same time: unpacked beside, then renamed.
+ * Folder of the CPU driver and Vulkan loader: a bundle's, else unpacked from what `@sparticuz/chromium` carries, once,
+ * into the cache folder. Safe when several processes do it at the same time: unpacked beside, then renamed.
  */
 export async function unpackEmbeddedDriver(): Promise<string> {
+  const bundled = join(packageFolder(), 'driver');
+  if (existsSync(join(bundled, 'vk_swiftshader_icd.json'))) return bundled;
   const require = createRequire(import.meta.url);
   let archive: string;
   try {
@@ -96,11 +98,11 @@ function findUp(from: string, name: string): string {
   }
 }
 
-/** Loads a shared library for the whole process, so that Dawn's own dlopen finds it by name. */
-function loadGlobally(path: string): void {
-  const { RTLD_NOW, RTLD_GLOBAL } = constants.dlopen;
+/** Loads a shared library and keeps it, so that Dawn's own dlopen finds it by name. */
+function loadLibrary(path: string): void {
+  const { RTLD_NOW } = constants.dlopen;
   try {
-    process.dlopen({ exports: {} } as NodeModule, path, RTLD_NOW | RTLD_GLOBAL | RTLD_NODELETE);
+    process.dlopen({ exports: {} } as NodeModule, path, RTLD_NOW | RTLD_NODELETE);
   } catch (error) {
     // Node complains that a plain library is no addon; by then it is loaded, which is all that is wanted.
     if (!/did not self-register/.test(String(error))) throw error;
@@ -112,10 +114,68 @@ function useDriver(icd: string): void {
   process.env.VK_ICD_FILENAMES = icd;
 }
 
+/** Loads a shared library, if there is one that can be loaded. */
+function canLoad(path: string): boolean {
+  try {
+    loadLibrary(path);
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** Files that describe Vulkan drivers, as the loader reads them, in these folders. */
+function driverFiles(folders: readonly string[]): string[] {
+  return folders.flatMap((folder) => {
+    if (!existsSync(folder)) return [];
+    const names = readdirSync(folder).filter((name) => name.endsWith('.json'));
+    return names.sort().map((name) => join(folder, name));
+  });
+}
+
+/** Where `findDrivers` looks. */
+export interface DriverFolders {
+  loader: readonly string[];
+  other: readonly string[];
+  libraries: readonly string[];
+  cache: string;
+}
+
+/**
+ * Files of Vulkan drivers that the loader would not find by itself: in folders that it does not know, and where NVIDIA's
+ * library is there but no file that names one that can be loaded, as in many containers, one written into the cache
+ * folder. `known` are those that it finds.
+ */
+export function findDrivers(folders: Partial<DriverFolders> = {}): { known: string[]; others: string[] } {
+  const { loader = LOADER_FOLDERS, other = OTHER_FOLDERS, libraries = LIBRARY_FOLDERS, cache } = folders;
+  const known = driverFiles(loader);
+  const others = driverFiles(other).filter((file) => !known.some((one) => basename(one) === basename(file)));
+  const listed = process.env.LD_LIBRARY_PATH?.split(':').filter(Boolean) ?? [];
+  const paths = (name: string) => [...listed, ...libraries].map((at) => join(at, name)).filter((at) => existsSync(at));
+  const library = NVIDIA_LIBRARIES.flatMap(paths).find(canLoad);
+  const described = [...known, ...others].some((file) => /nvidia/i.test(basename(file)));
+  if (library && !(described && basename(library) === NVIDIA_LIBRARIES[0]))
+    others.push(writeDriverFile(cache ?? cacheFolder(), library));
+  return { known, others };
+}
+
+function writeDriverFile(cache: string, library: string): string {
+  const file = join(cache, `${basename(library).split('.')[0]}.json`);
+  const content = JSON.stringify({
+    file_format_version: '1.0.1',
+    ICD: { library_path: library, api_version: '1.3.0' },
+  });
+  mkdirSync(cache, { recursive: true });
+  const partial = `${file}.${process.pid}.partial`;
+  writeFileSync(partial, content);
+  renameSync(partial, file);
+  return file;
+}
+
 async function useEmbeddedDriver(): Promise<void> {
   const folder = await unpackEmbeddedDriver();
   useDriver(join(folder, 'vk_swiftshader_icd.json'));
-  loadGlobally(join(folder, 'libvulkan.so.1'));
+  loadLibrary(join(folder, 'libvulkan.so.1'));
 }
 
 // Without robustness SwiftShader runs matmuls 1.3 to 1.45 times as fast; EMIGM_ROBUST=1 (tests) keeps every access checked.
@@ -123,7 +183,11 @@ const TOGGLES = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia', 'use_vulkan
 const toggles = () => (process.env.EMIGM_ROBUST === '1' ? TOGGLES : [...TOGGLES, 'disable_robustness']).join(',');
 
 async function createGpu(backend?: string): Promise<GPU> {
-  const { create, globals } = await import('webgpu');
+  const { create, globals } = await import('webgpu').catch((cause) => {
+    throw new EmigmError('adapter', `Dawn cannot be loaded (on Linux it needs glibc 2.34): ${cause.message}`, {
+      cause,
+    });
+  });
   for (const [name, value] of Object.entries(globals)) (globalThis as Record<string, unknown>)[name] ??= value;
   return create([
     `enable-dawn-features=${toggles()}`,
@@ -137,7 +201,6 @@ function describe(adapter: GPUAdapter): string {
   return [description, device, vendor, architecture].filter(Boolean).join(' ');
 }
 
-const hasSystemLoader = () => SYSTEM_LOADERS.some((path) => existsSync(path));
 const canEmbed = () => process.platform === 'linux' && process.arch === 'x64';
 
 /**
@@ -167,16 +230,16 @@ export async function openAdapter(choice: AdapterChoice = process.env.EMIGM_ADAP
       if (icd) useDriver(icd);
     }
     process.env.XDG_RUNTIME_DIR ||= '/tmp'; // Mesa complains without it
-    if (!hasSystemLoader()) {
-      const nvidia = NVIDIA_ICDS.find((path) => existsSync(path));
-      if (nvidia && canEmbed()) {
-        loadGlobally(join(await unpackEmbeddedDriver(), 'libvulkan.so.1'));
-        process.env.VK_DRIVER_FILES ??= nvidia;
-        process.env.VK_ICD_FILENAMES ??= nvidia;
-        driver = 'NVIDIA driver, embedded Vulkan loader';
-      } else if (canEmbed() && choice === 'auto') {
-        await embedded();
-      }
+    const named = process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES;
+    const { known, others } = named ? { known: [named], others: [] } : findDrivers();
+    if (canLoad('libvulkan.so.1')) {
+      if (others.length > 0) useDriver([...known, ...others].join(':'));
+    } else if (canEmbed() && known.length + others.length > 0) {
+      loadLibrary(join(await unpackEmbeddedDriver(), 'libvulkan.so.1'));
+      useDriver([...known, ...others].join(':'));
+      driver = 'system Vulkan driver, embedded Vulkan loader';
+    } else if (canEmbed() && choice === 'auto') {
+      await embedded();
     }
   }
 
