@@ -5,9 +5,11 @@ import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device, mib } from '../gpu/device.ts';
+import { checkOps, isRight, type OpCheck } from '../ops/check.ts';
 import { ops } from '../ops/registry.ts';
 import type { Io } from './io.ts';
 import { table } from './options.ts';
+import { createProgress } from './progress.ts';
 import { versions } from './versions.ts';
 
 export interface DoctorFlags {
@@ -15,6 +17,8 @@ export interface DoctorFlags {
   json?: boolean;
   /** Looks at the chosen adapter only; what the probes of the others run. */
   only?: boolean;
+  /** Checks every kernel against its oracle. */
+  check?: boolean;
 }
 
 /** One adapter, as far as kernels care. */
@@ -41,6 +45,8 @@ export interface DoctorReport {
   /** What each kind of adapter gives on this machine: a name, or why not. */
   found: { kind: string; name?: string; problem?: string }[];
   advice: string[];
+  /** Kernels checked against their oracles, and those that are wrong here. */
+  check?: { checked: number; wrong: OpCheck[] };
 }
 
 const KINDS = ['gpu', 'lavapipe', 'swiftshader'] as const;
@@ -60,8 +66,12 @@ export function registerDoctor(program: Command, io: Io): void {
     .description('Shows the adapters of this machine, what the engine chooses and why, and what to install for better.')
     .option('--adapter <name>', 'auto, gpu, lavapipe, swiftshader or part of a name (default: EMIGM_ADAPTER, or auto)')
     .option('--only', 'look at the chosen adapter only')
+    .option('--check', 'also compare every kernel with its float64 reference on the chosen adapter')
     .option('--json', 'print JSON')
-    .addHelpText('after', '\nExamples:\n  emigm doctor\n  emigm doctor --adapter swiftshader --json')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  emigm doctor\n  emigm doctor --check\n  emigm doctor --adapter swiftshader --json',
+    )
     .action((flags: DoctorFlags) => doctor(flags, io));
 }
 
@@ -86,9 +96,32 @@ export async function doctor(flags: DoctorFlags, io: Io, probe = probeInChild): 
     found,
     advice: adviceFor(chosen, found),
   };
+  if (flags.check && chosen) report.check = await checkKernels(asked, io);
   if (flags.json) io.out(JSON.stringify(report, null, 2));
   else io.out(text(report));
   if (failure) throw failure;
+  if (report.check?.wrong.length)
+    throw new EmigmError('numeric', `${report.check.wrong.length} kernels are wrong on ${report.chosen?.name}`);
+}
+
+/** Compares every kernel that the adapter allows with its oracle. */
+async function checkKernels(adapter: string, io: Io): Promise<NonNullable<DoctorReport['check']>> {
+  const device = await Device.open({ adapter });
+  const names = [...new Set(ops.map(({ name }) => name))];
+  const progress = createProgress(io, { label: 'checking kernels', total: names.length });
+  try {
+    const result = { checked: 0, wrong: [] as OpCheck[] };
+    for await (const one of checkOps(device)) {
+      result.checked++;
+      progress.update(names.indexOf(one.op), one.op);
+      if (!isRight(one)) result.wrong.push(one);
+      if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
+    }
+    return result;
+  } finally {
+    progress.stop();
+    device.dispose();
+  }
 }
 
 /** Opens an adapter and reads off what it can. */
@@ -177,7 +210,7 @@ function adviceFor(chosen: AdapterReport | undefined, found: DoctorReport['found
   return advice;
 }
 
-function text({ versions, platform, chosen, why, found, advice }: DoctorReport): string {
+function text({ versions, platform, chosen, why, found, advice, check }: DoctorReport): string {
   const yes = (value: boolean) => (value ? 'yes' : 'no');
   const rows: [string, string][] = [
     [
@@ -206,6 +239,13 @@ function text({ versions, platform, chosen, why, found, advice }: DoctorReport):
         return [`kernel ${op}`, `${choice} (also usable: ${others.join(', ')})`];
       }),
     );
+  }
+  if (check) {
+    rows.push(['kernels checked', `${check.checked}, ${check.checked - check.wrong.length} right`]);
+    for (const { op, variant, problem, error, tolerance, failure } of check.wrong) {
+      const how = failure ?? `off by ${error.toExponential(1)}, ${tolerance.toExponential(1)} is allowed`;
+      rows.push(['wrong', `${op} ${variant} ${JSON.stringify(problem)}: ${how}`]);
+    }
   }
   rows.push(...advice.map((line): [string, string] => ['advice', line]));
   return table(rows);

@@ -6,6 +6,7 @@ import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
 import { registerClassify } from './classify.ts';
 import { registerBench } from './bench.ts';
+import { registerBundle } from './bundle.ts';
 import { registerConvert } from './convert.ts';
 import { registerData } from './data.ts';
 import { registerDecode } from './decode.ts';
@@ -52,6 +53,7 @@ const COMMANDS = [
   registerConvert,
   registerInspect,
   registerDoctor,
+  registerBundle,
 ];
 
 export function createProgram(io: Io): Command {

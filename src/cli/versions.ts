@@ -19,9 +19,11 @@ export function versions(): Record<string, string> {
   return { 'emigm-wgsl': versionIn(packageFolder()), webgpu: versionOf('webgpu'), node: process.version.slice(1) };
 }
 
-/** Of the working tree, `-dirty` when files differ from it; undefined where the package is no checkout. */
+/** Of the working tree, `-dirty` when files differ from it; a bundle's as it was made; undefined elsewhere. */
 export function commit(): string | undefined {
   const cwd = packageFolder();
+  const bundle = join(cwd, 'bundle.json');
+  if (existsSync(bundle)) return JSON.parse(readFileSync(bundle, 'utf8')).commit;
   if (!existsSync(join(cwd, '.git'))) return undefined;
   try {
     return execFileSync('git', ['describe', '--always', '--dirty', '--abbrev=12'], {

@@ -1,8 +1,10 @@
 /** Every op, every variant that the device has, against its float64 oracle on fresh random numbers, outputs poisoned. */
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
+import { EmigmError } from '../../src/errors.ts';
 import { Device } from '../../src/gpu/device.ts';
-import { Session } from '../../src/gpu/session.ts';
-import { createTensors, inputArrays, lacksF16 } from '../../src/ops/problem.ts';
+import { checkOps, isRight, type OpCheck, runVariant, toleranceOf } from '../../src/ops/check.ts';
+import { activationOp } from '../../src/ops/elementwise.ts';
+import { inputArrays, lacksF16 } from '../../src/ops/problem.ts';
 import { ops } from '../../src/ops/registry.ts';
 import { expectClose, random } from '../helpers/golden.ts';
 
@@ -12,14 +14,6 @@ beforeAll(async () => {
 });
 afterAll(() => device?.dispose());
 
-/** Error of float32 sums over the oracle's float64, as a share of the largest output. */
-const SINGLE = 5e-6;
-/**
- * The oracle sees inputs as they are stored, and all sums are float32, so that half precision adds one rounding
- * alone, of the output: half a unit in the last place of a significand of 11 bits.
- */
-const HALF = SINGLE + 2 ** -11;
-
 describe.each(ops.map((op) => [op.name, op] as const))('%s', (_, op) => {
   it.for(op.problems.test.map((problem) => [JSON.stringify(problem), problem] as const))(
     '%s equals the oracle in every variant',
@@ -27,22 +21,32 @@ describe.each(ops.map((op) => [op.name, op] as const))('%s', (_, op) => {
       skip(lacksF16(device, op, problem), 'the adapter has no shader-f16');
       const rng = random();
       for (const variant of op.variants(device, problem)) {
-        const session = new Session(device);
         const arrays = inputArrays(op, problem, rng);
-        const tensors = createTensors(device, op, problem, variant, arrays);
-        const program = session.record(op.name, (r) => op.record(r, tensors, problem, variant));
-        expect(program.dispatches.length).toBeGreaterThan(0);
-        await session.prepare();
-        session.run(program);
+        const actual = await runVariant(device, op, problem, variant, arrays);
         const expected = op.oracle(arrays, problem);
         expect(Object.keys(expected).sort()).toEqual(Object.keys(op.outputs(problem)).sort());
-        const relative = op.tolerance ?? (op.outputType?.(problem) === 'f16' ? HALF : SINGLE);
         for (const name of Object.keys(expected)) {
-          expectClose(await device.read(tensors[name]), expected[name], { relative }, `${op.name} ${variant} ${name}`);
+          const relative = toleranceOf(op, problem);
+          expectClose(actual[name], expected[name], { relative }, `${op.name} ${variant} ${name}`);
         }
-        session.dispose();
-        for (const tensor of Object.values(tensors)) tensor.destroy();
       }
     },
   );
+});
+
+test('the check of a device finds a kernel that is wrong, and one that does not run', async () => {
+  const problem = activationOp.problems.test[0];
+  const good = { ...activationOp, problems: { test: [problem], bench: [] } };
+  const oracle: typeof good.oracle = (inputs, at) =>
+    Object.fromEntries(
+      Object.entries(good.oracle(inputs, at)).map(([name, values]) => [name, values.map((x) => x + 1e-3)]),
+    );
+  const broken: typeof good.record = () => {
+    throw new EmigmError('kernel', 'no such kernel');
+  };
+  const checks: OpCheck[] = [];
+  const list = [good, { ...good, oracle }, { ...good, record: broken }];
+  for await (const check of checkOps(device, list)) checks.push(check);
+  expect(checks.map(isRight)).toEqual([true, false, false]);
+  expect(checks.map(({ failure }) => failure)).toEqual([undefined, undefined, 'no such kernel']);
 });
