@@ -59,7 +59,7 @@ export interface GeneratedImage extends SampledImage {
 }
 
 /** Settings of a run on this model: the defaults, what the model file recommends, what is asked for. */
-export function settingsFor({ info }: LoadedModel, asked: Partial<SampleSettings> = {}): SampleSettings {
+export function settingsFor({ info }: Pick<LoadedModel, 'info'>, asked: Partial<SampleSettings> = {}): SampleSettings {
   return resolveSettings(recommendedSettings(info), asked);
 }
 

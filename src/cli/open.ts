@@ -3,7 +3,7 @@ import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
-import { type LoadedModel, loadModel } from '../models/load.ts';
+import { type LoadedModel, type LoadModelOptions, loadModel } from '../models/load.ts';
 import { type DeviceFlags, deviceOptions } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { type ModelFlags, openOptions } from './model_flags.ts';
@@ -19,8 +19,15 @@ export interface OpenFlags extends ModelFlags, DeviceFlags {
   quiet?: boolean;
 }
 
-/** Loads the model that the flags name: a file, or a repository in the cache. @throws EmigmError as loadModel */
-export async function openForDrawing(flags: OpenFlags, io: Io): Promise<LoadedModel> {
+/**
+ * Loads the model that the flags name: a file, or a repository in the cache. `onAllocated` as of loadModel.
+ * @throws EmigmError as loadModel
+ */
+export async function openForDrawing(
+  flags: OpenFlags,
+  io: Io,
+  onAllocated?: LoadModelOptions['onAllocated'],
+): Promise<LoadedModel> {
   const path = await resolveFile(flags.model, io, { flag: '--model', pull: flags.pull, quiet: flags.quiet });
   const progress = createProgress(io, { label: 'loading', total: 1, quiet: flags.quiet });
   try {
@@ -28,6 +35,7 @@ export async function openForDrawing(flags: OpenFlags, io: Io): Promise<LoadedMo
       ...openOptions(flags),
       device: deviceOptions(flags),
       stored: flags.stored,
+      onAllocated,
       onProgress: (done) => {
         progress.update(done);
         if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');

@@ -11,7 +11,11 @@ import { checkTokenizer } from '../models/tokenizer.ts';
 import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodeFloats } from '../sampling/decode.ts';
 import { revealFrame, sheetScale } from '../sampling/pictures.ts';
+import { precompile } from '../sampling/memory.ts';
 import { emptyStats } from '../sampling/sample.ts';
+import type { SampleSettings } from '../sampling/settings.ts';
+import { type Shard, shardRange } from '../sampling/shards.ts';
+import type { LoadedModel } from '../models/load.ts';
 import { addDeviceFlags } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { addModelFlags } from './model_flags.ts';
@@ -73,12 +77,42 @@ interface Drawn extends Job {
   image: GeneratedImage;
 }
 
+/** What is to be drawn, known once the model file is open. */
+interface Plan {
+  settings: SampleSettings;
+  chosen: number[];
+  jobs: Job[];
+}
+
+/** @throws EmigmError 'input' for settings or classes that cannot be */
+function planOf(flags: SampleFlags, model: Omit<LoadedModel, 'dispose'>): Plan {
+  const chosen = parseClasses(flags.class, model.config.classes, model.info.classNames);
+  const jobs = chosen.flatMap((classNumber) =>
+    Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),
+  );
+  return { settings: settingsFor(model, askedSettings(flags)), chosen, jobs };
+}
+
+function ownJobs({ jobs }: Plan, shard: Shard | undefined): Job[] {
+  if (!shard) return jobs;
+  const { first, end } = shardRange(jobs.length, shard);
+  return jobs.slice(first, end);
+}
+
 async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
   const began = performance.now();
   const shard = shardOf(flags);
   if (shard) checkShard(flags);
   makeFolder(flags.out);
-  const model = await openForDrawing(flags, io);
+  let plan: Plan | undefined;
+  const model = await openForDrawing(flags, io, (early) => {
+    plan = planOf(flags, early);
+    const first = ownJobs(plan, shard).slice(0, flags.batch);
+    if (first.length === 0) return;
+    const [classes, indices] = [first.map(({ classNumber }) => classNumber), first.map(({ number }) => number)];
+    precompile(early.network, plan.settings, classes, indices);
+  });
+  const { settings, chosen, jobs } = plan!;
   let vae: Decoding | undefined;
   try {
     const { config, info } = model;
@@ -86,18 +120,13 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       vae = { tokenizer: await openVae(flags, model.device, io), file: flags.vae, seconds: 0 };
       checkTokenizer(config, vae.tokenizer, flags.vae);
     }
-    const settings = settingsFor(model, askedSettings(flags));
     const isPixelModel = config.vaeStride === 1 && config.channels === 3;
     if (flags.saveSteps && !isPixelModel && !vae)
       throw new EmigmError(
         'input',
         '--save-steps needs pictures, and this model makes latents; name a tokenizer: --vae',
       );
-    const chosen = parseClasses(flags.class, config.classes, info.classNames);
     const name = (number: number) => info.classNames?.[number] ?? String(number);
-    const jobs = chosen.flatMap((classNumber) =>
-      Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),
-    );
     if (shard) return await drawShard({ flags, model, vae, settings, jobs, name, shard }, io);
     if (!flags.quiet) io.out(`axes: ${listAxes(axesOfRun(modelAxes(config, info), settings))}`);
     const stats = emptyStats();

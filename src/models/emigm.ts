@@ -16,6 +16,11 @@ export interface EmigmOptions {
   stored?: 'f32' | 'f16';
   /** Called with the share of parameters loaded, 0 to 1. */
   onProgress?: (done: number) => void;
+  /**
+   * Called when the network has its memory and before its numbers are there: programs recorded on it now have their
+   * kernels compiled meanwhile. Nothing may run on it yet.
+   */
+  onAllocated?: (network: Emigm) => void;
 }
 
 /** One evaluation's sizes: how many sequences, how many visible tokens and asked rows in each. */
@@ -110,23 +115,24 @@ export class Emigm {
         },
       },
       stored,
+      { later: true },
     );
     try {
       const { encoderWidth, encoderHeads, decoderWidth, decoderHeads } = config;
-      const table = await source.read('class_emb.weight');
-      const fake = await source.read('fake_latent');
-      const rows = new Float32Array((config.classes + 1) * encoderWidth);
-      rows.set(table);
-      rows.set(fake, table.length);
-      const classInputs = device.tensor([config.classes + 1, encoderWidth], 'f32', 'class inputs', rows);
-      loader.adopt(classInputs);
+      const classInputs = await loader.filled([config.classes + 1, encoderWidth], 'class inputs', async () => {
+        const table = await source.read('class_emb.weight');
+        const rows = new Float32Array((config.classes + 1) * encoderWidth);
+        rows.set(table);
+        rows.set(await source.read('fake_latent'), table.length);
+        return rows;
+      });
       const blocks = async (name: string, depth: number, width: number, heads: number): Promise<Block[]> => {
         const list: Block[] = [];
         for (let i = 0; i < depth; i++) list.push(await loadBlock(loader, `${name}.${i}`, width, heads));
         return list;
       };
       const last = config.decoderDepth - 1;
-      return new Emigm(device, config, loader, {
+      const network = new Emigm(device, config, loader, {
         classInputs,
         maskToken: await loader.tensor(config.maskGuidance ? 'fake_latent' : 'mask_token'),
         encoder: {
@@ -150,6 +156,9 @@ export class Emigm {
           tokenDim: tokenDim(config),
         }),
       });
+      options.onAllocated?.(network);
+      await loader.finish();
+      return network;
     } catch (error) {
       loader.destroy();
       throw error;

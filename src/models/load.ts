@@ -13,6 +13,11 @@ export interface LoadModelOptions extends OpenModelOptions {
   stored?: 'f32' | 'f16';
   /** Called with the share of the parameters that are on the device. */
   onProgress?: (done: number) => void;
+  /**
+   * Called before the weights are read, with a network that programs can be recorded on but that cannot run yet: see
+   * `precompile`. What it throws ends the loading.
+   */
+  onAllocated?: (model: Omit<LoadedModel, 'dispose'>) => void;
 }
 
 export interface LoadedModel {
@@ -38,6 +43,7 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
       const network = await Emigm.load(device, config, file, {
         stored: options.stored,
         onProgress: options.onProgress,
+        onAllocated: (early) => options.onAllocated?.({ device, network: early, config, info }),
       });
       await device.done();
       const dispose = (): void => {
@@ -46,6 +52,8 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
       };
       return { device, network, config, info, dispose };
     } catch (error) {
+      // Compilers still at work would outlive the device.
+      await Promise.allSettled([...device.kernels].map(({ ready }) => ready));
       if (own) device.dispose();
       throw error;
     }

@@ -1,8 +1,9 @@
 /** Putting named parameters on the device in the form that their ops read. */
+import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import type { Norm } from '../ops/layernorm.ts';
-import { createLinear, destroyLinear, type Linear } from '../ops/matmul.ts';
+import { allocateLinear, destroyLinear, type Linear, writeLinear } from '../ops/matmul.ts';
 
 /** Where parameters come from: a file, or numbers made for a test. Names are the official state dict's. */
 export interface WeightSource {
@@ -10,25 +11,52 @@ export interface WeightSource {
   read(name: string): Promise<Float32Array>;
 }
 
-/** Loads parameters and remembers all that it put on the device, to free it. */
+/**
+ * Loads parameters and remembers all that it put on the device, to free it. With `later` it takes memory at once, so that
+ * programs can be recorded and their kernels compile, and `finish` reads and writes the numbers.
+ */
 export class WeightLoader {
   readonly device: Device;
   private readonly source: WeightSource;
   private readonly stored: 'f32' | 'f16';
   private readonly tensors: Tensor[] = [];
   private readonly linears: Linear[] = [];
+  private readonly later: boolean;
+  private readonly waiting: (() => Promise<void>)[] = [];
 
-  constructor(device: Device, source: WeightSource, stored: 'f32' | 'f16') {
+  constructor(device: Device, source: WeightSource, stored: 'f32' | 'f16', { later = false } = {}) {
     this.device = device;
     this.source = source;
     this.stored = stored;
+    this.later = later;
+  }
+
+  /** Does what has been put off, in order. */
+  async finish(): Promise<void> {
+    for (let next = this.waiting.shift(); next; next = this.waiting.shift()) await next();
+  }
+
+  private async put(write: () => Promise<void>): Promise<void> {
+    if (this.device.isPlan) return; // it has no place for numbers
+    if (this.later) this.waiting.push(write);
+    else await write();
+  }
+
+  /** A tensor of this shape, f32, with numbers that `read` gives. */
+  async filled(shape: readonly number[], label: string, read: () => Promise<Float32Array>): Promise<Tensor> {
+    const tensor = this.adopt(this.device.tensor(shape, 'f32', label));
+    await this.put(async () => {
+      const data = await read();
+      if (data.length !== tensor.size)
+        throw new EmigmError('shape', `${label} is [${shape.join(', ')}], not ${data.length} numbers`);
+      this.device.write(tensor, data);
+    });
+    return tensor;
   }
 
   /** A parameter as it is, f32. */
-  async tensor(name: string): Promise<Tensor> {
-    const tensor = this.device.tensor(this.source.shape(name), 'f32', name, await this.source.read(name));
-    this.tensors.push(tensor);
-    return tensor;
+  tensor(name: string): Promise<Tensor> {
+    return this.filled(this.source.shape(name), name, () => this.source.read(name));
   }
 
   /** Takes a tensor made elsewhere among those to free. */
@@ -50,21 +78,20 @@ export class WeightLoader {
   /** Several linear layers of the same input as one, their outputs side by side. */
   async stack(names: readonly string[], rows?: readonly [number, number]): Promise<Linear> {
     const inputs = this.source.shape(`${names[0]}.weight`)[1];
-    const parts = await Promise.all(
-      names.map(async (name) => ({
-        weight: await this.source.read(`${name}.weight`),
-        bias: await this.source.read(`${name}.bias`),
-      })),
-    );
-    let weight = concatenate(parts.map((part) => part.weight));
-    let bias = concatenate(parts.map((part) => part.bias));
-    if (rows) {
-      weight = weight.subarray(rows[0] * inputs, rows[1] * inputs);
-      bias = bias.subarray(rows[0], rows[1]);
-    }
+    const all = names.reduce((sum, name) => sum + this.source.shape(`${name}.weight`)[0], 0);
+    const [first, end] = rows ?? [0, all];
     const label = names.length === 1 ? names[0] : `${names[0]} .. ${names.at(-1)}`;
-    const layer = createLinear(this.device, label, [bias.length, inputs], weight, bias, { stored: this.stored });
+    const layer = allocateLinear(this.device, label, [end - first, inputs], true, { stored: this.stored });
     this.linears.push(layer);
+    await this.put(async () => {
+      const read = async (kind: string) => {
+        const parts: Float32Array[] = [];
+        for (const name of names) parts.push(await this.source.read(`${name}.${kind}`));
+        return concatenate(parts);
+      };
+      const weight = (await read('weight')).subarray(first * inputs, end * inputs);
+      writeLinear(this.device, layer, weight, (await read('bias')).subarray(first, end));
+    });
     return layer;
   }
 

@@ -55,32 +55,63 @@ export function packForCpu(weight: Float32Array, outputs: number, inputs: number
   return packed;
 }
 
+export interface LinearForm {
+  /** Default f32. Half precision where the device has it, and for the kernels that unpack it. */
+  stored?: 'f32' | 'f16';
+  variant?: MatmulVariant;
+}
+
 /** Puts a linear layer on the device. `weight` is [outputs, inputs] as PyTorch stores it. */
 export function createLinear(
   device: Device,
   label: string,
-  [outputs, inputs]: readonly [number, number],
+  shape: readonly [number, number],
   weight: Float32Array,
   bias?: Float32Array,
-  options: { stored?: 'f32' | 'f16'; variant?: MatmulVariant } = {},
+  form: LinearForm = {},
 ): Linear {
-  const variant = options.variant ?? matmulVariants(device, inputs, outputs)[0];
-  let stored = options.stored ?? 'f32';
+  const layer = allocateLinear(device, label, shape, bias !== undefined, form);
+  writeLinear(device, layer, weight, bias);
+  return layer;
+}
+
+/** A linear layer [outputs, inputs] whose numbers are written later; programs that use it can be recorded at once. */
+export function allocateLinear(
+  device: Device,
+  label: string,
+  [outputs, inputs]: readonly [number, number],
+  hasBias: boolean,
+  form: LinearForm = {},
+): Linear {
+  const variant = form.variant ?? matmulVariants(device, inputs, outputs)[0];
+  let stored = form.stored ?? 'f32';
   if (!isPacked(variant) && !device.hasF16) stored = 'f32';
-  let tensor: Tensor;
-  if (isPacked(variant)) {
-    const packed = packForCpu(weight, outputs, inputs, device.lanes);
-    if (stored === 'f32') {
-      tensor = device.tensor([packed.length], 'f32', label, packed);
-    } else {
-      const half = float32ToHalf(packed);
-      tensor = device.tensor([half.length / 2], 'u32', label, new Uint32Array(half.buffer));
-    }
-  } else {
-    tensor = device.tensor([outputs, inputs], stored, label, weight);
+  const packed = Math.ceil(outputs / (4 * device.lanes)) * Math.ceil(inputs / 4) * device.lanes * 16;
+  const weight = !isPacked(variant)
+    ? device.tensor([outputs, inputs], stored, label)
+    : stored === 'f32'
+      ? device.tensor([packed], 'f32', label)
+      : device.tensor([packed / 2], 'u32', label);
+  const bias = hasBias ? device.tensor([outputs], 'f32', `${label} bias`) : undefined;
+  return { inputs, outputs, variant, stored, weight, bias };
+}
+
+/** Writes a layer's numbers, `weight` [outputs, inputs], in the form that its kernel reads. */
+export function writeLinear(device: Device, layer: Linear, weight: Float32Array, bias?: Float32Array): void {
+  const { inputs, outputs, variant, stored } = layer;
+  const size = weight.length;
+  if (size !== outputs * inputs)
+    throw new EmigmError(
+      'shape',
+      `${layer.weight.label} is [${outputs}, ${inputs}]: ${outputs * inputs} numbers, not ${size}`,
+    );
+  if (bias && layer.bias) device.write(layer.bias, bias);
+  if (!isPacked(variant)) {
+    device.write(layer.weight, weight);
+    return;
   }
-  const biasTensor = bias && device.tensor([outputs], 'f32', `${label} bias`, bias);
-  return { inputs, outputs, variant, stored, weight: tensor, bias: biasTensor };
+  const packed = packForCpu(weight, outputs, inputs, device.lanes);
+  device.write(layer.weight, stored === 'f32' ? packed : new Uint32Array(float32ToHalf(packed).buffer));
 }
 
 /** Bytes that `createLinear` takes for the weights and the bias. */

@@ -107,6 +107,27 @@ export async function prepareBatch(
   }
 }
 
+/**
+ * Has the kernels of a run compiled while something else goes on, such as the reading of weights: records the first, a
+ * middle and the last step of a batch, and keeps nothing of it.
+ */
+export function precompile(
+  model: Emigm,
+  settings: SampleSettings,
+  classes: readonly (number | undefined)[],
+  indices: readonly number[],
+): void {
+  const input = planBatch(model, settings, classes, indices);
+  const { steps } = input;
+  const kinds = [...new Set([0, Math.floor(steps.length / 2), steps.length - 1])].map((i) => steps[i]);
+  try {
+    batchMemory(model, settings, { ...input, steps: kinds });
+  } catch (error) {
+    // The run itself will say which batch fits.
+    if (!(error instanceof EmigmError) || error.code !== 'memory') throw error;
+  }
+}
+
 /** What a refused batch needs, and the largest power of two below it that fits beside the `taken` bytes. */
 async function adviseBatch(model: Emigm, settings: SampleSettings, input: BatchInput, taken: number) {
   const { device, config, head } = model;
