@@ -19,8 +19,25 @@ export interface DeviceOptions {
 /** What of a device decides which kernels run on it and how much memory they take. */
 export type Abilities = Pick<
   Device,
-  'isCpu' | 'lanes' | 'hasF16' | 'hasSubgroups' | 'largestBuffer' | 'memory' | 'variants'
+  | 'isCpu'
+  | 'lanes'
+  | 'hasF16'
+  | 'hasSubgroups'
+  | 'subgroupMatrix'
+  | 'workgroupMemory'
+  | 'largestBuffer'
+  | 'memory'
+  | 'variants'
 >;
+
+/** One shape of subgroup matrices (tensor cores): [m, k] . [k, n] of operands, summed in the result's type. */
+export interface SubgroupMatrix {
+  m: number;
+  n: number;
+  k: number;
+  operand: string;
+  result: string;
+}
 
 /** Features that are used where the adapter has them. */
 const WANTED = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'] as const;
@@ -40,6 +57,10 @@ export class Device {
   readonly hasF16: boolean;
   readonly hasSubgroups: boolean;
   readonly hasTimestamps: boolean;
+  /** Shapes of subgroup matrices that the adapter multiplies; empty without the feature. */
+  readonly subgroupMatrix: readonly SubgroupMatrix[];
+  /** Bytes of workgroup memory that a kernel may have. */
+  readonly workgroupMemory: number;
   readonly nanGuard: boolean;
   readonly variants: Readonly<Record<string, string>>;
   /** Bytes of the largest buffer that kernels can bind. */
@@ -67,7 +88,9 @@ export class Device {
     this.hasF16 = planned?.hasF16 ?? handle.features.has('shader-f16');
     this.hasSubgroups = planned?.hasSubgroups ?? handle.features.has('subgroups' as GPUFeatureName);
     this.hasTimestamps = handle.features.has('timestamp-query');
-    const { maxBufferSize, maxStorageBufferBindingSize } = handle.limits;
+    this.subgroupMatrix = planned?.subgroupMatrix ?? subgroupMatrices(handle, info);
+    const { maxBufferSize, maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = handle.limits;
+    this.workgroupMemory = planned?.workgroupMemory ?? maxComputeWorkgroupStorageSize;
     const lanes = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
     this.lanes = planned?.lanes ?? lanes;
     this.largestBuffer = planned?.largestBuffer ?? Math.min(maxBufferSize, maxStorageBufferBindingSize);
@@ -288,6 +311,16 @@ export class Device {
     this.handle.destroy();
     this.allocated = 0;
   }
+}
+
+type MatrixConfig = { M: number; N: number; K: number; componentType: string; resultComponentType: string };
+
+function subgroupMatrices({ features }: GPUDevice, info: GPUAdapterInfo): SubgroupMatrix[] {
+  if (!features.has('chromium-experimental-subgroup-matrix' as GPUFeatureName)) return [];
+  const configs = (info as { subgroupMatrixConfigs?: Iterable<MatrixConfig> }).subgroupMatrixConfigs ?? [];
+  return [...configs].map(({ M, N, K, componentType, resultComponentType }) => {
+    return { m: M, n: N, k: K, operand: componentType, result: resultComponentType };
+  });
 }
 
 /** What a buffer for `bytes` bytes of storage takes. */

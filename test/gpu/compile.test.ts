@@ -1,53 +1,120 @@
-/** Every kernel file, in every specialisation that an op can ask for, compiles on Dawn's null backend: no driver needed. */
+/**
+ * Every kernel that an op records, with every set of constants, aliases and overrides that it asks for on every kind of
+ * adapter, compiles on Dawn's null backend: no driver needed. The kernels that a GPU would run are compiled here alone
+ * where there is none.
+ */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
-import { Device } from '../../src/gpu/device.ts';
+import { type Abilities, Device } from '../../src/gpu/device.ts';
 import { packageFolder, readKernelSource } from '../../src/gpu/node.ts';
+import { Recorder } from '../../src/gpu/recorder.ts';
+import type { DType, Tensor } from '../../src/gpu/tensor.ts';
+import type { Input, Op, Problem } from '../../src/ops/op.ts';
+import { inputArrays, lacksF16 } from '../../src/ops/problem.ts';
+import { ops } from '../../src/ops/registry.ts';
+import { random } from '../helpers/golden.ts';
 
 const folder = join(packageFolder(), 'kernels');
 const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
   .filter((path) => path.endsWith('.wgsl'))
   .map((path) => path.slice(0, -'.wgsl'.length).replaceAll('\\', '/'));
 
-let device: Device;
-beforeAll(async () => {
-  device = await Device.open({ adapter: 'null' });
-});
-afterAll(() => device?.dispose());
+const GPU = { isCpu: false, hasSubgroups: true, hasF16: true, subgroupMatrix: [] };
+/** The null backend compiles kernels of up to 16 KiB of workgroup memory, as many as WebGPU promises everywhere. */
+const ADAPTERS: Record<string, Partial<Abilities>> = {
+  'a GPU with subgroup matrices of 16 x 16 x 16': {
+    ...GPU,
+    lanes: 32,
+    subgroupMatrix: [{ m: 16, n: 16, k: 16, operand: 'f16', result: 'f32' }],
+  },
+  'a GPU with subgroup matrices of 8 x 8 x 8': {
+    ...GPU,
+    lanes: 32,
+    subgroupMatrix: [{ m: 8, n: 8, k: 8, operand: 'f16', result: 'f32' }],
+  },
+  'a GPU with subgroups of several sizes': { ...GPU, lanes: 0 },
+  'a GPU with nothing but the core': { isCpu: false, lanes: 0, hasSubgroups: false, hasF16: false, subgroupMatrix: [] },
+  'a CPU driver of 8 lanes': { isCpu: true, lanes: 8, hasSubgroups: true, hasF16: true, subgroupMatrix: [] },
+  'a CPU driver of 4 lanes': { isCpu: true, lanes: 4, hasSubgroups: true, hasF16: false, subgroupMatrix: [] },
+};
 
-const constant = (source: string, name: string) => new RegExp(`^const ${name}\\b`, 'm').test(source);
+const size = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
+const zeros = new Float32Array(2 ** 25);
 
-/** Values of the named constants and aliases that hosts choose. */
-function specialisations(file: string): Record<string, string | number>[] {
-  const source = readKernelSource(file);
-  const list: Record<string, string | number>[] = [{}];
-  const widest = file.includes('linear_attention') ? 64 : 128;
-  if (constant(source, 'HEAD_DIM')) for (let dim = 32; dim <= widest; dim += 8) list.push({ HEAD_DIM: dim });
-  if (constant(source, 'LANES') && !file.includes('quad')) {
-    for (const lanes of [4, 8, 16, 32])
-      list.push(constant(source, 'ROWS') ? { LANES: lanes, ROWS: lanes } : { LANES: lanes });
-  }
-  const halves: Record<string, string> = {};
-  for (const [, name, type] of source.matchAll(/^alias (\w+) = ([\w<>]+);/gm)) {
-    if (type === 'f32') halves[name] = 'f16';
-    if (type === 'vec4<f32>' && name !== 'Vec') halves[name] = 'vec4<f16>';
-  }
-  if (Object.keys(halves).length > 0) list.push(halves);
-  return list;
+/** Tensors of these inputs; their numbers are of no matter here. */
+function inputTensors(device: Device, inputs: Record<string, Input>, variant: string): Record<string, Tensor> {
+  return Object.fromEntries(
+    Object.entries(inputs).map(([name, { shape, dtype = 'f32', upload }]) => {
+      const uploaded = upload?.(device, zeros.subarray(0, size(shape)), variant);
+      return [name, uploaded ?? device.tensor(shape, dtype, name)];
+    }),
+  );
 }
 
-describe('kernels', () => {
-  it('are there', () => expect(files.length).toBeGreaterThan(25));
+function outputTensors(device: Device, op: Op, problem: Problem, prefix: string, dtype: DType): Record<string, Tensor> {
+  return Object.fromEntries(
+    Object.entries(op.outputs(problem)).map(([name, shape]) => [`${prefix}${name}`, device.tensor(shape, dtype, name)]),
+  );
+}
 
-  it.each(files)('%s compiles', async (file) => {
-    for (const consts of specialisations(file)) {
-      const kernel = device.kernels.get({ file, consts });
+function recordForward(device: Device, op: Op, problem: Problem, variant: string): void {
+  const outputs = outputTensors(device, op, problem, '', op.outputType?.(problem) ?? 'f32');
+  const inputs = inputTensors(device, op.inputs(problem), variant);
+  op.record(new Recorder(device), { ...outputs, ...inputs }, problem, variant);
+}
+
+function recordGradient(device: Device, op: Op, problem: Problem, variant: string): void {
+  const gradient = op.gradient!;
+  const inputs = (gradient.inputs ?? op.inputs)(problem);
+  const tensors = inputTensors(device, inputs, variant);
+  for (const name of Object.keys(gradient.of(problem))) {
+    tensors[`d_${name}`] = device.tensor(inputs[name].shape, 'f32', name);
+  }
+  if (!gradient.loss) Object.assign(tensors, outputTensors(device, op, problem, 'd_', 'f32'));
+  const derived = gradient.derived?.(inputArrays({ ...op, inputs: () => inputs }, problem, random()), problem);
+  for (const [name, { length }] of Object.entries(derived ?? {})) {
+    tensors[name] = device.tensor([length], 'u32', name);
+  }
+  gradient.record(new Recorder(device), tensors, problem, variant);
+}
+
+/** Files that some adapter's ops have asked for. */
+const asked = new Set<string>();
+
+describe.each(Object.entries(ADAPTERS))('on %s', (_, abilities) => {
+  let device: Device;
+  beforeAll(async () => {
+    device = await Device.plan(abilities);
+  });
+  afterAll(() => device?.dispose());
+
+  it('all that ops record compiles', async () => {
+    for (const op of ops) {
+      for (const problem of [...op.problems.test, ...op.problems.bench]) {
+        if (lacksF16(device, op, problem)) continue;
+        for (const variant of op.variants(device, problem)) recordForward(device, op, problem, variant);
+      }
+      for (const problem of op.gradient?.problems ?? []) {
+        for (const variant of op.gradient!.variants(device, problem)) recordGradient(device, op, problem, variant);
+      }
+    }
+    device.kernels.get({ file: 'check/finite' }); // sessions record it, with the NaN guard
+    const kernels = [...device.kernels];
+    expect(kernels.length).toBeGreaterThan(100);
+    for (const kernel of kernels) {
+      asked.add(kernel.spec.file);
       await kernel.ready;
-      expect(kernel.pipeline, JSON.stringify(consts)).toBeDefined();
+      expect(kernel.pipeline, JSON.stringify(kernel.spec)).toBeDefined();
     }
   });
+});
 
+it('every kernel file is asked for by some adapter', () => {
+  expect(files.filter((file) => !asked.has(file))).toEqual([]);
+});
+
+describe('kernels', () => {
   it.each(files)('%s says what it computes', (file) => {
     expect(readKernelSource(file)).toMatch(/^\/\/ .{20}/);
   });
