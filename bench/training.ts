@@ -38,7 +38,7 @@ export async function benchTraining(options: TrainingOptions): Promise<TrainingR
   const settings = resolveSettings(given.hyperparameters, 1_281_167);
   const device = await Device.open(options.device);
   const parameters = new Parameters(device, config);
-  const trainer = new Trainer(parameters, settings);
+  const trainer = Trainer.of(parameters, settings);
   try {
     await parameters.load(initialParameters(config, 0));
     await trainer.prepare();

@@ -3,13 +3,13 @@
  * read as it is. Every tensor is checked against the configuration when the file is opened, and read when asked for.
  */
 import { type DType, fromFloat32 } from '../formats/dtype.ts';
-import { openRangeFile } from '../formats/files.ts';
 import { args as checkpointArgs, openTorchCheckpoint, type StateDictName, stateDict } from '../formats/pytorch.ts';
 import { openSafetensors, writeSafetensors } from '../formats/safetensors.ts';
 import { EmigmError } from '../errors.ts';
 import { checkConfig, knownFromArgs, type ModelConfig, parameterShapes, stateDictShapes } from './config.ts';
 import { inferConfig } from './infer.ts';
 import { checkInfo, infoFromArgs, type ModelInfo } from './info.ts';
+import { DISCRETE, isTorch } from './kind.ts';
 
 export type { ModelInfo, RecommendedSampling } from './info.ts';
 
@@ -74,17 +74,6 @@ export async function openModel(path: string, options: OpenModelOptions = {}): P
   }
 }
 
-async function isTorch(path: string): Promise<boolean> {
-  const file = await openRangeFile(path);
-  try {
-    const head = await file.read(0, Math.min(9, file.size));
-    if (head[8] === 0x7b) return false; // the { of a safetensors header
-    return (head[0] === 0x50 && head[1] === 0x4b) || head[0] === 0x80;
-  } finally {
-    await file.close();
-  }
-}
-
 async function openSource(path: string, weights?: StateDictName): Promise<Source> {
   if (await isTorch(path)) {
     const checkpoint = await openTorchCheckpoint(path);
@@ -110,6 +99,9 @@ async function openSource(path: string, weights?: StateDictName): Promise<Source
   try {
     const { metadata } = file;
     const own = metadata.format === FORMAT;
+    if (own && metadata.kind === DISCRETE) {
+      throw new EmigmError('model', `${path} is a model of codes; this needs one of continuous tokens`);
+    }
     return {
       kind: 'safetensors',
       tensors: file.tensors,
@@ -125,8 +117,8 @@ async function openSource(path: string, weights?: StateDictName): Promise<Source
   }
 }
 
-/** A metadata entry of our own files, without its version. */
-function versioned(path: string, metadata: Record<string, string>, key: string): unknown {
+/** A metadata entry of our own files, without its version. @throws EmigmError 'model' */
+export function versioned(path: string, metadata: Record<string, string>, key: string): unknown {
   let value: unknown;
   try {
     value = JSON.parse(metadata[key] ?? 'null');
@@ -152,7 +144,8 @@ async function modelOf(path: string, source: Source, options: OpenModelOptions):
   const { config, guessed } = own
     ? { config: checkConfig({ ...(own.config as object), ...overrides }, path), guessed: [] }
     : inferConfig(shapes, { ...knownFromArgs(source.args), ...overrides }, path);
-  checkTensors(path, config, tensors);
+  // A shared mask token may stand twice.
+  checkTensors(path, stateDictShapes(config), tensors, config.maskGuidance ? ['mask_token'] : []);
   const parameters = parameterShapes(config);
   const token = await maskToken(source, config, options.averagedMaskToken ?? false);
   const info = own ? checkInfo(own.info, config, path) : infoFromArgs(source.args, config);
@@ -203,16 +196,18 @@ async function maskToken(
 const FLOATS: readonly DType[] = ['F32', 'F16', 'BF16', 'F64'];
 
 /** @throws EmigmError 'model' naming the first tensor that is missing, wrong in shape or type, or not expected */
-function checkTensors(path: string, config: ModelConfig, tensors: Source['tensors']): void {
+export function checkTensors(
+  path: string,
+  expected: ReadonlyMap<string, readonly number[]>,
+  tensors: ReadonlyMap<string, { readonly shape: readonly number[]; readonly dtype: DType }>,
+  optional: readonly string[] = [],
+): void {
   const shown = (shape: readonly number[]) => `[${shape.join(', ')}]`;
-  const expected = stateDictShapes(config);
   const faults: string[] = [];
   for (const [name, shape] of expected) {
     const tensor = tensors.get(name);
     if (!tensor) {
-      if (!(name === 'mask_token' && config.maskGuidance)) {
-        faults.push(`tensor ${name} ${shown(shape)} of the configuration is missing`);
-      }
+      if (!optional.includes(name)) faults.push(`tensor ${name} ${shown(shape)} of the configuration is missing`);
     } else if (shown(tensor.shape) !== shown(shape)) {
       faults.push(`tensor ${name} has shape ${shown(tensor.shape)}, the configuration needs ${shown(shape)}`);
     } else if (!FLOATS.includes(tensor.dtype)) {

@@ -17,6 +17,8 @@ export interface RecommendedSampling {
   counts?: string;
   order?: string;
   choiceTemperature?: number;
+  topK?: number;
+  topP?: number;
   temperature?: number;
 }
 
@@ -56,6 +58,8 @@ const sampling = z.strictObject({
   counts: z.string().optional(),
   order: z.string().optional(),
   choiceTemperature: z.number().min(0).optional(),
+  topK: count.optional(),
+  topP: z.number().positive().max(1).optional(),
   temperature: z.number().positive().optional(),
 });
 const schema = z.strictObject({
@@ -77,7 +81,7 @@ const schema = z.strictObject({
  * Checks the information of a model file against its configuration. `where` names the source in errors.
  * @throws EmigmError 'model' naming the first field that cannot be
  */
-export function checkInfo(value: unknown, config: ModelConfig, where: string): ModelInfo {
+export function checkInfo(value: unknown, config: Pick<ModelConfig, 'classes'>, where: string): ModelInfo {
   const parsed = schema.safeParse(value);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;

@@ -3,7 +3,7 @@ import { HEAD_PREFIX, type ModelConfig, parameterShapes } from '../models/config
 import type { WeightSource } from '../nn/weights.ts';
 import { STREAMS, streamKey, threefry, type Words } from '../random.ts';
 
-const TABLES = /^(fake_latent|mask_token|class_emb\.weight|\w+_pos_embed_learned)$/;
+const TABLES = /^(fake_latent|mask_token|(class|token)_emb\.weight|\w+_pos_embed_learned)$/;
 const ZERO = /(adaLN_modulation\.1|final_layer\.linear)\.weight$/;
 const TIME = /time_embed\.mlp\.\d\.weight$/;
 const DEVIATION = 0.02;
@@ -14,7 +14,11 @@ const DEVIATION = 0.02;
  * zeros in the modulations and the last layer, so that it begins by predicting zero.
  */
 export function initialParameters(config: ModelConfig, seed: number | bigint): WeightSource {
-  const shapes = parameterShapes(config);
+  return initialValues(parameterShapes(config), seed);
+}
+
+/** As `initialParameters`, of parameters with these names and shapes. */
+export function initialValues(shapes: ReadonlyMap<string, readonly number[]>, seed: number | bigint): WeightSource {
   const order = [...shapes.keys()];
   return {
     shape: (name) => shapes.get(name)!,

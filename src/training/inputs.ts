@@ -6,25 +6,57 @@ import type { Index } from '../ops/tokens.ts';
 import { rowUses } from '../ops/tokens_backward.ts';
 import type { MicroBatch, MicroBatchShape } from './micro_batch.ts';
 
-const LISTS = [
-  'classRows',
-  'classUses',
-  'tokenRows',
-  'visible',
-  'slot',
-  'place',
-  'decoderRows',
-  'rowOfDecoder',
-  'positions',
-  'positionUses',
-  'conditionRows',
-  'targets',
-  'times',
-  'timeUses',
-] as const;
-type List = (typeof LISTS)[number];
+type List =
+  | 'classRows'
+  | 'classUses'
+  | 'tokenRows'
+  | 'visible'
+  | 'slot'
+  | 'place'
+  | 'decoderRows'
+  | 'rowOfDecoder'
+  | 'positions'
+  | 'positionUses'
+  | 'conditionRows'
+  | 'targets'
+  | 'times'
+  | 'timeUses';
 
 export type IndexLists = Record<List, Index>;
+
+/** Named lists of u32 in one tensor, each at a place that does not depend on how long the others are. */
+export class NamedLists<Name extends string> {
+  readonly at: Readonly<Record<Name, Index>>;
+  private readonly device: Device;
+  private readonly tensor: Tensor;
+  private readonly host: Uint32Array<ArrayBuffer>;
+
+  /** Takes memory for lists of these lengths at the most. */
+  constructor(device: Device, sizes: Readonly<Record<Name, number>>) {
+    this.device = device;
+    const names = Object.keys(sizes) as Name[];
+    const total = names.reduce((sum, name) => sum + sizes[name], 0);
+    this.tensor = device.tensor([total], 'u32', 'row numbers');
+    this.host = new Uint32Array(total);
+    let offset = 0;
+    const at = {} as Record<Name, Index>;
+    for (const name of names) {
+      at[name] = { tensor: this.tensor, offset };
+      offset += sizes[name];
+    }
+    this.at = at;
+  }
+
+  /** Puts all lists on the device, in the queue behind what was submitted before. */
+  write(lists: Readonly<Record<Name, Uint32Array>>): void {
+    for (const name of Object.keys(this.at) as Name[]) this.host.set(lists[name], this.at[name].offset);
+    this.device.write(this.tensor, this.host);
+  }
+
+  dispose(): void {
+    this.tensor.destroy();
+  }
+}
 
 export class MicroBatchInputs {
   readonly device: Device;
@@ -36,8 +68,7 @@ export class MicroBatchInputs {
   readonly weights: Tensor;
   readonly times: Tensor;
   readonly timeIndices: Tensor;
-  private readonly indices: Tensor;
-  private readonly host: Uint32Array<ArrayBuffer>;
+  private readonly named: NamedLists<List>;
 
   /** Takes memory for the largest micro-batch: `images` images, `repeats` rows of the head for every token. */
   constructor(device: Device, config: ModelConfig, images: number, repeats: number) {
@@ -60,17 +91,8 @@ export class MicroBatchInputs {
       times: repeats * tokens,
       timeUses: 2 * repeats * tokens,
     };
-    const total = LISTS.reduce((sum, name) => sum + sizes[name], 0);
-    this.indices = device.tensor([total], 'u32', 'row numbers');
-    this.host = new Uint32Array(total);
-    let offset = 0;
-    this.lists = Object.fromEntries(
-      LISTS.map((name) => {
-        const list = { tensor: this.indices, offset };
-        offset += sizes[name];
-        return [name, list];
-      }),
-    ) as unknown as IndexLists;
+    this.named = new NamedLists(device, sizes);
+    this.lists = this.named.at;
     this.images = device.tensor([images, config.channels, side, side], 'f32', 'images');
     this.weights = device.tensor([repeats * tokens], 'f32', 'loss weights');
     this.times = device.tensor([repeats * tokens], 'f32', 'diffusion times');
@@ -82,7 +104,7 @@ export class MicroBatchInputs {
     const { rows, repeats } = batch.shape;
     const repeated = (values: ArrayLike<number>) =>
       Uint32Array.from({ length: repeats * rows }, (_, i) => values[i % rows]);
-    const lists: Record<List, Uint32Array> = {
+    this.named.write({
       ...batch,
       classUses: rowUses(batch.classRows),
       positionUses: rowUses(batch.positions),
@@ -90,9 +112,7 @@ export class MicroBatchInputs {
       targets: repeated(batch.targets),
       times,
       timeUses: rowUses(times),
-    };
-    for (const name of LISTS) this.host.set(lists[name], this.lists[name].offset);
-    this.device.write(this.indices, this.host);
+    });
     this.device.write(this.images, images);
     this.device.write(this.weights, batch.weights);
     this.device.write(this.timeIndices, times);
@@ -100,7 +120,8 @@ export class MicroBatchInputs {
   }
 
   dispose(): void {
-    for (const tensor of [this.indices, this.images, this.weights, this.times, this.timeIndices]) tensor.destroy();
+    this.named.dispose();
+    for (const tensor of [this.images, this.weights, this.times, this.timeIndices]) tensor.destroy();
   }
 }
 

@@ -2,7 +2,7 @@
 import { EmigmError } from '../errors.ts';
 import { type Abilities, bufferBytes, Device, mib } from '../gpu/device.ts';
 import type { ModelConfig } from '../models/config.ts';
-import { parameterBytes, Parameters } from './parameters.ts';
+import { parameterBytes, Parameters, type ParameterStore } from './parameters.ts';
 import type { TrainingSettings } from './settings.ts';
 import { Trainer } from './trainer.ts';
 
@@ -19,18 +19,28 @@ export interface TrainingMemory {
   total: number;
 }
 
+/** Puts parameters and a trainer of them on a device. */
+export type SetUp = (device: Device) => { parameters: ParameterStore; trainer: Trainer };
+
 /** Memory that `Trainer.prepare` will have taken on a device of these abilities. Needs no driver. */
-export async function trainingMemory(
+export function trainingMemory(
   config: ModelConfig,
   settings: TrainingSettings,
   abilities: Partial<Abilities>,
 ): Promise<TrainingMemory> {
+  return plannedMemory((device) => {
+    const parameters = new Parameters(device, config);
+    return { parameters, trainer: Trainer.of(parameters, settings) };
+  }, abilities);
+}
+
+/** As `trainingMemory`, of what `setUp` puts on the device. */
+export async function plannedMemory(setUp: SetUp, abilities: Partial<Abilities>): Promise<TrainingMemory> {
   const device = await Device.plan(abilities);
-  const state = new Parameters(device, config);
-  const trainer = new Trainer(state, settings);
+  const { parameters: state, trainer } = setUp(device);
   try {
     const slots = trainer.plan().map(bufferBytes);
-    const parameters = parameterBytes(device, config);
+    const parameters = parameterBytes(state);
     const activations = slots.reduce((sum, bytes) => sum + bytes, 0);
     const total = device.allocated + activations;
     const largest = Math.max(...slots, ...state.chunks.map(({ size }) => 4 * size));

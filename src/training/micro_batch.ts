@@ -1,7 +1,8 @@
 /** The row numbers and weights of a micro-batch, laid out for the device. */
 import { EmigmError } from '../errors.ts';
 import { type LossWeighting, lossWeight } from '../masking/schedules.ts';
-import { type ModelConfig, sequenceLength } from '../models/config.ts';
+import { sequenceLength } from '../models/config.ts';
+import type { TrunkConfig } from '../models/trunk.ts';
 import { MASKED } from '../ops/tokens.ts';
 
 /** Sizes that a recorded program depends on. */
@@ -60,7 +61,7 @@ export interface MicroBatchInput {
  * Loss = sum(loss * w * mask) / sum(mask) over all rows of the micro-batch (official `forward_loss`, SPEC section 3).
  * @throws EmigmError 'shape' when an encoder without mask tokens would get rows of different length
  */
-export function layOutMicroBatch(config: ModelConfig, input: MicroBatchInput): MicroBatch {
+export function layOutMicroBatch(config: TrunkConfig, input: MicroBatchInput): MicroBatch {
   const { labels, dropped, mask, p, repeats, parts = 1, allRows = false } = input;
   const { bufferSize: buffer, mae } = config;
   const images = labels.length;

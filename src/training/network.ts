@@ -10,11 +10,11 @@ import { HEAD_PREFIX, type ModelConfig, sequenceLength, TIME_EMBEDDING_DIM, toke
 import type { Modulation, Tape, TapeLinear, TapeNorm, TapeTable } from '../nn/tape.ts';
 import { sinusoid, sinusoidFrequencies } from '../ops/diffusion.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
-import { BLOCK_DROPOUTS, type TrainedBlock, transformerBlock } from '../nn/tape_block.ts';
 import { DIFFUSION_STEPS } from '../diffusion/betas.ts';
 import type { MicroBatchShape } from './micro_batch.ts';
 import type { Parameters } from './parameters.ts';
 import { TapeLayers } from './tape_layers.ts';
+import { TrainedTrunk, type TrainedTrunkRows, type TrunkOptions } from './trunk.ts';
 
 interface TrainedHead {
   width: number;
@@ -27,15 +27,8 @@ interface TrainedHead {
 }
 
 /** Where a micro-batch finds its rows; see `MicroBatch`. */
-export interface NetworkIndices {
-  classRows: Index;
-  classUses: Index;
+export interface NetworkIndices extends TrainedTrunkRows {
   tokenRows: Index;
-  visible: Index;
-  slot: Index;
-  place: Index;
-  decoderRows: Index;
-  rowOfDecoder: Index;
   positions: Index;
   positionUses: Index;
   /** [repeats * rows] row of the condition: 0, 1, ..., rows - 1, 0, 1, ... */
@@ -49,13 +42,9 @@ export interface HeadTimes {
   uses: Index;
 }
 
-export interface NetworkOptions {
-  /** Keep only the inputs of blocks and compute the rest again in the backward pass. */
-  checkpointing?: boolean;
+export interface NetworkOptions extends TrunkOptions {
   /** Embed all times of the process once and look the rows' up: default where there are more rows than times. */
   timeTable?: boolean;
-  /** Dropout in the blocks: keys u32 [`dropoutPlaces`, 2] and probabilities. */
-  dropout?: { keys: Tensor; attention: number; projection: number };
 }
 
 export class TrainingNetwork {
@@ -66,12 +55,8 @@ export class TrainingNetwork {
   private readonly layers: TapeLayers;
   private readonly frequency: Tensor;
   private readonly everyTime: Tensor;
-  private readonly classes: TapeTable;
-  private readonly maskToken: TapeTable;
-  private readonly encoder: { embed: TapeLinear; position: TapeTable; embedNorm: TapeNorm; norm: TapeNorm };
-  private readonly encoderBlocks: TrainedBlock[];
-  private readonly decoder: { embed: TapeLinear; position: TapeTable; norm: TapeNorm };
-  private readonly decoderBlocks: TrainedBlock[];
+  private readonly embed: TapeLinear;
+  private readonly trunk: TrainedTrunk;
   private readonly diffusionPosition: TapeTable;
   private readonly head: TrainedHead;
 
@@ -92,22 +77,8 @@ export class TrainingNetwork {
     );
     const every = Float32Array.from({ length: DIFFUSION_STEPS }, (_, t) => t);
     this.everyTime = device.tensor([DIFFUSION_STEPS], 'f32', 'every diffusion time', every);
-    this.classes = { table: parameters.classTable(), gradient: parameters.classTable('gradient') };
-    this.maskToken = layers.table(config.maskGuidance ? 'fake_latent' : 'mask_token');
-    this.encoder = {
-      embed: layers.linear('z_proj'),
-      position: layers.table('encoder_pos_embed_learned'),
-      embedNorm: layers.norm('z_proj_ln'),
-      norm: layers.norm('encoder_norm'),
-    };
-    const { encoderWidth, encoderHeads, decoderWidth, decoderHeads } = config;
-    this.encoderBlocks = layers.blocks('encoder_blocks', config.encoderDepth, encoderWidth, encoderHeads);
-    this.decoder = {
-      embed: layers.linear('decoder_embed'),
-      position: layers.table('decoder_pos_embed_learned'),
-      norm: layers.norm('decoder_norm'),
-    };
-    this.decoderBlocks = layers.blocks('decoder_blocks', config.decoderDepth, decoderWidth, decoderHeads);
+    this.embed = layers.linear('z_proj');
+    this.trunk = new TrainedTrunk(parameters, config, layers);
     this.diffusionPosition = layers.table('diffusion_pos_embed_learned');
     this.head = this.loadHead(`${HEAD_PREFIX}net.`);
   }
@@ -145,59 +116,27 @@ export class TrainingNetwork {
     shape: MicroBatchShape,
     options: NetworkOptions = {},
   ): Tensor {
-    const { mae, bufferSize: buffer, encoderWidth, decoderWidth } = this.config;
-    const { images: batch, visible, rows } = shape;
     const { r } = tape;
-    const grid = this.tokens;
+    const { trunk } = this;
     const encoded = r.within('encoder', () => {
-      const width = encoderWidth;
-      const classes = tape.embedding(this.classes, { index: at.classRows, uses: at.classUses, count: batch }, width);
-      const seen = batch * visible;
+      const seen = shape.images * shape.visible;
       const embedded =
-        visible > 0
-          ? tape.linear(gatherRows(r, tokens, at.tokenRows, seen, this.tokenDim), this.encoder.embed, {
-              inputGradient: false,
-            })
+        seen > 0
+          ? tape.linear(gatherRows(r, tokens, at.tokenRows, seen, this.tokenDim), this.embed, { inputGradient: false })
           : undefined;
-      const sequence = { batch, buffer, visible, grid, width };
-      const places = { visible: at.visible, slot: at.place };
-      const input = tape.encoderInput(classes, embedded, places, this.encoder.position, sequence);
-      let x = tape.layernorm(input, width, { affine: this.encoder.embedNorm });
-      if (!mae) tape.replaceMasked(x, at.slot, this.maskToken, { batch, buffer, grid, width });
-      for (const i of this.encoderBlocks.keys()) x = this.block(tape, x, i, batch, buffer + visible, options);
-      return tape.layernorm(x, width, { affine: this.encoder.norm });
+      return trunk.encode(tape, embedded, at, shape, options);
     });
     return r.within('decoder', () => {
-      const width = decoderWidth;
-      const embedded = tape.linear(encoded, this.decoder.embed);
-      const from = buffer + visible;
-      const places = { visible: at.visible, slot: at.place };
-      const sequence = { batch, buffer, grid, from, width };
-      let x = tape.decoderInput(embedded, places, this.maskToken, this.decoder.position, sequence);
-      const first = this.encoderBlocks.length;
-      for (const i of this.decoderBlocks.keys()) x = this.block(tape, x, first + i, batch, buffer + grid, options);
-      const asked = tape.gather(
-        x,
-        { index: at.decoderRows, inverse: at.rowOfDecoder, count: rows, rows: batch * (buffer + grid) },
-        width,
-      );
-      const z = tape.layernorm(asked, width, { affine: this.decoder.norm });
-      tape.addEmbedding(z, this.diffusionPosition, { index: at.positions, uses: at.positionUses, count: rows }, width);
+      const z = trunk.decode(tape, encoded, at, shape, options);
+      const rows = { index: at.positions, uses: at.positionUses, count: shape.rows };
+      tape.addEmbedding(z, this.diffusionPosition, rows, this.config.decoderWidth);
       return z;
     });
   }
 
-  /** Block number `i`, those of the decoder after those of the encoder. */
-  private block(tape: Tape, x: Tensor, i: number, batch: number, length: number, options: NetworkOptions): Tensor {
-    const block = [...this.encoderBlocks, ...this.decoderBlocks][i];
-    const drop = options.dropout && { ...options.dropout, row: BLOCK_DROPOUTS * i };
-    const run = (on: Tape) => transformerBlock(on, x, block, batch, length, drop);
-    return options.checkpointing ? tape.checkpoint(x, run) : run(tape);
-  }
-
   /** Rows that `NetworkOptions.dropout.keys` has. */
   get dropoutPlaces(): number {
-    return BLOCK_DROPOUTS * (this.encoderBlocks.length + this.decoderBlocks.length);
+    return this.trunk.dropoutPlaces;
   }
 
   /** Embeddings [repeats * rows, head width] of the rows' times; each of the process's times is embedded once at most. */

@@ -156,17 +156,19 @@ export class Parameters extends ParameterStore {
     super(device, parameterList(config));
     this.config = config;
   }
+}
 
-  /** The rows that the encoder's buffer slots take: row 0 the unconditional input, then the classes. */
-  classTable(state: State = 'value'): Tensor {
-    const { chunk, offset } = this.find('fake_latent');
-    const shape = [1 + this.config.classes, this.config.encoderWidth];
-    return this.states[state][chunk].view(shape, 4 * offset, `class table ${state}`);
-  }
+/** The rows that the encoder's buffer slots take: row 0 the unconditional input, then the classes. */
+export function classTable(
+  parameters: ParameterStore,
+  { classes, encoderWidth }: Pick<ModelConfig, 'classes' | 'encoderWidth'>,
+  state: State = 'value',
+): Tensor {
+  const { chunk, offset } = parameters.find('fake_latent');
+  return parameters.states[state][chunk].view([1 + classes, encoderWidth], 4 * offset, `class table ${state}`);
 }
 
 /** Bytes of values, gradients, moments and average together. */
-export function parameterBytes(device: Device, config: ModelConfig): number {
-  const { chunks } = layOut(parameterList(config), chunkLimit(device));
+export function parameterBytes({ chunks }: Pick<ParameterStore, 'chunks'>): number {
   return chunks.reduce((sum, { size }) => sum + 4 * STATES.length * size, 0);
 }

@@ -68,7 +68,7 @@ export class TrainingRun {
     try {
       if (from !== undefined) await loadCheckpoint(folder, from, parameters);
       else await parameters.load(initialParameters(config, settings.seed));
-      const trainer = new Trainer(parameters, settings);
+      const trainer = Trainer.of(parameters, settings);
       await trainer.prepare();
       return new TrainingRun(options, parameters, trainer, from ?? 0);
     } catch (error) {

@@ -5,18 +5,17 @@ import type { ProfileRow, Program } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { fewestMasked } from '../masking/axes.ts';
-import { type ModelConfig, sequenceLength } from '../models/config.ts';
+import { sequenceLength } from '../models/config.ts';
 import { dropoutKeys } from '../ops/dropout.ts';
-import { diffusionNoiseKey, type ProcessTable } from '../ops/loss.ts';
 import type { Batch } from './data/types.ts';
 import { drawMicroBatch } from './draws.ts';
-import { processTable, recordMicroBatch } from './forward_backward.ts';
-import { MicroBatchInputs, shapeKey } from './inputs.ts';
+import { shapeKey } from './inputs.ts';
 import { layOutMicroBatch, type MicroBatch, type MicroBatchShape } from './micro_batch.ts';
-import { type NetworkOptions, TrainingNetwork } from './network.ts';
+import { DiffusionObjective, type Objective } from './objective.ts';
 import { Optimizer } from './optimizer.ts';
-import type { Parameters } from './parameters.ts';
+import type { Parameters, ParameterStore } from './parameters.ts';
 import type { TrainingSettings } from './settings.ts';
+import type { TrunkOptions } from './trunk.ts';
 
 export interface StepResult {
   /** sum(loss * w * mask) / sum(mask) of the step's images, before its update. */
@@ -30,34 +29,31 @@ const MOST_PROGRAMS = 128;
 
 export class Trainer {
   readonly device: Device;
-  readonly config: ModelConfig;
   readonly settings: TrainingSettings;
-  readonly parameters: Parameters;
-  private readonly network: TrainingNetwork;
+  readonly parameters: ParameterStore;
+  private readonly objective: Objective;
   private readonly optimizer: Optimizer;
-  private readonly inputs: MicroBatchInputs;
-  private readonly table: ProcessTable;
-  private readonly noiseKey: Tensor;
   private readonly dropoutKeys: Tensor;
   private readonly loss: Tensor;
   private session: Session;
   private programs = new Map<string, Program>();
 
-  /** Takes the memory that does not depend on the masks; the parameters stay the caller's. */
-  constructor(parameters: Parameters, settings: TrainingSettings) {
-    const { device, config } = parameters;
+  /** Takes the memory that does not depend on the masks; the parameters stay the caller's, the objective does not. */
+  constructor(parameters: ParameterStore, settings: TrainingSettings, objective: Objective) {
+    const { device } = parameters;
     this.device = device;
-    this.config = config;
     this.settings = settings;
     this.parameters = parameters;
-    this.network = new TrainingNetwork(parameters);
-    this.optimizer = new Optimizer(parameters, this.network, settings);
-    this.inputs = new MicroBatchInputs(device, config, settings.microBatch, settings.diffusionBatchMul);
-    this.table = processTable(device);
-    this.noiseKey = device.tensor([2], 'u32', 'noise key');
-    this.dropoutKeys = device.tensor([this.network.dropoutPlaces, 2], 'u32', 'dropout keys');
+    this.objective = objective;
+    this.optimizer = new Optimizer(parameters, objective, settings);
+    this.dropoutKeys = device.tensor([objective.dropoutPlaces, 2], 'u32', 'dropout keys');
     this.loss = device.tensor([1], 'f32', 'loss');
     this.session = new Session(device);
+  }
+
+  /** A trainer of continuous tokens. */
+  static of(parameters: Parameters, settings: TrainingSettings): Trainer {
+    return new Trainer(parameters, settings, new DiffusionObjective(parameters, settings));
   }
 
   /** Micro-batches of a step. */
@@ -75,10 +71,11 @@ export class Trainer {
    * the bytes of each buffer of intermediate results that they need together; nothing is taken yet.
    */
   plan(): number[] {
-    const { microBatch: images, diffusionBatchMul: repeats } = this.settings;
-    const tokens = sequenceLength(this.config);
+    const { microBatch: images } = this.settings;
+    const { config, repeats } = this.objective;
+    const tokens = sequenceLength(config);
     for (const masked of [tokens, fewestMasked(this.settings.axes, tokens)]) {
-      this.program({ images, visible: this.config.mae ? tokens - masked : tokens, rows: images * masked, repeats });
+      this.program({ images, visible: config.mae ? tokens - masked : tokens, rows: images * masked, repeats });
     }
     return [...this.session.plan(), ...this.optimizer.plan()];
   }
@@ -91,7 +88,7 @@ export class Trainer {
     this.optimizer.refresh();
   }
 
-  private networkOptions(): NetworkOptions {
+  private networkOptions(): TrunkOptions {
     const { attentionDropout: attention, projectionDropout: projection, checkpointing } = this.settings;
     const drops = attention > 0 || projection > 0;
     return { checkpointing, ...(drops && { dropout: { keys: this.dropoutKeys, attention, projection } }) };
@@ -101,15 +98,8 @@ export class Trainer {
     const key = shapeKey(shape);
     const known = session === this.session ? this.programs.get(key) : undefined;
     if (known) return known;
-    const { inputs, table, loss, noiseKey } = this;
     const program = session.record(key, (r) => {
-      recordMicroBatch(
-        r,
-        this.network,
-        shape,
-        { inputs, table, noise: { key: noiseKey }, loss },
-        this.networkOptions(),
-      );
+      this.objective.record(r, shape, this.loss, this.networkOptions());
     });
     if (session === this.session) this.programs.set(key, program);
     return program;
@@ -117,7 +107,8 @@ export class Trainer {
 
   /** Draws micro-batch `part` of a step and puts it on the device, behind what was submitted. */
   private load(step: number, part: number, { images, labels }: Batch): MicroBatch {
-    const { settings, config } = this;
+    const { settings, objective } = this;
+    const { config } = objective;
     const { seed, microBatch: count } = settings;
     const tokens = sequenceLength(config);
     const index = step * this.parts + part;
@@ -127,18 +118,12 @@ export class Trainer {
       labels: labels.subarray(part * count, (part + 1) * count),
       schedule: settings.axes.schedule,
       weighting: settings.axes.weighting,
-      repeats: settings.diffusionBatchMul,
+      repeats: objective.repeats,
       parts: this.parts,
     });
     const size = images.length / settings.batch;
-    const { rows, repeats } = batch.shape;
-    this.inputs.write(
-      images.subarray(part * count * size, (part + 1) * count * size),
-      batch,
-      draws.times(rows * repeats),
-    );
-    this.device.write(this.noiseKey, diffusionNoiseKey(seed, index));
-    this.device.write(this.dropoutKeys, dropoutKeys(seed, step, this.network.dropoutPlaces, part));
+    objective.load(images.subarray(part * count * size, (part + 1) * count * size), batch, draws, index);
+    this.device.write(this.dropoutKeys, dropoutKeys(seed, step, objective.dropoutPlaces, part));
     return batch;
   }
 
@@ -205,8 +190,8 @@ export class Trainer {
   dispose(): void {
     this.session.dispose();
     this.optimizer.dispose();
-    this.network.dispose();
-    this.inputs.dispose();
-    for (const tensor of [this.table.tensor, this.noiseKey, this.dropoutKeys, this.loss]) tensor.destroy();
+    this.objective.dispose();
+    this.dropoutKeys.destroy();
+    this.loss.destroy();
   }
 }

@@ -251,7 +251,7 @@ describe('a run of MAR', () => {
     const settings = resolveSettings(checkHyperparameters(given), batch);
     const parameters = new Parameters(device, config);
     await parameters.load(initialParameters(config, 0));
-    const trainer = new Trainer(parameters, settings);
+    const trainer = Trainer.of(parameters, settings);
     await trainer.prepare();
     // What goes to the device, as it goes.
     const seen = new Array<number>(tokens + 1).fill(0);

@@ -17,7 +17,7 @@ describe('memory of training', () => {
     const before = device.allocated;
     const parameters = new Parameters(device, toyConfig);
     await parameters.load(initialParameters(toyConfig, 0));
-    const trainer = new Trainer(parameters, settings(given));
+    const trainer = Trainer.of(parameters, settings(given));
     await trainer.prepare();
     // Operands that a kernel does not read are bound to a few placeholders of 256 bytes, which the device keeps.
     const placeholders = device.allocated - before - planned.total;

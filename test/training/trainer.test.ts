@@ -49,7 +49,7 @@ async function start(given: HyperparameterInput, on: ModelConfig = config) {
   const settings = resolveSettings(checkHyperparameters({ ...base, ...given }), 8);
   const parameters = new Parameters(device, on);
   await parameters.load(initialParameters(on, settings.seed));
-  const trainer = new Trainer(parameters, settings);
+  const trainer = Trainer.of(parameters, settings);
   await trainer.prepare();
   const dispose = () => {
     trainer.dispose();
