@@ -77,6 +77,8 @@ interface Drawn extends Job {
   image: GeneratedImage;
 }
 
+const isPixelModel = ({ vaeStride, channels }: LoadedModel['config']) => vaeStride === 1 && channels === 3;
+
 /** What is to be drawn, known once the model file is open. */
 interface Plan {
   settings: SampleSettings;
@@ -84,8 +86,11 @@ interface Plan {
   jobs: Job[];
 }
 
-/** @throws EmigmError 'input' for settings or classes that cannot be */
+/** @throws EmigmError 'input' for settings, classes or a reveal that cannot be */
 function planOf(flags: SampleFlags, model: Omit<LoadedModel, 'dispose'>): Plan {
+  if (flags.saveSteps && !isPixelModel(model.config) && !flags.vae) {
+    throw new EmigmError('input', '--save-steps needs pictures, and this model makes latents; name a tokenizer: --vae');
+  }
   const chosen = parseClasses(flags.class, model.config.classes, model.info.classNames);
   const jobs = chosen.flatMap((classNumber) =>
     Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),
@@ -120,12 +125,6 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       vae = { tokenizer: await openVae(flags, model.device, io), file: flags.vae, seconds: 0 };
       checkTokenizer(config, vae.tokenizer, flags.vae);
     }
-    const isPixelModel = config.vaeStride === 1 && config.channels === 3;
-    if (flags.saveSteps && !isPixelModel && !vae)
-      throw new EmigmError(
-        'input',
-        '--save-steps needs pictures, and this model makes latents; name a tokenizer: --vae',
-      );
     const name = (number: number) => info.classNames?.[number] ?? String(number);
     if (shard) return await drawShard({ flags, model, vae, settings, jobs, name, shard }, io);
     if (!flags.quiet) io.out(`axes: ${listAxes(axesOfRun(modelAxes(config, info), settings))}`);
@@ -153,7 +152,9 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
             const each = batch.map((_, i) => now.slice(i * size, (i + 1) * size));
             const pictures = vae ? await all(decodeFloats(model, vae.tokenizer, each, io.signal)) : each;
             frames[step - 1] ??= [];
-            frames[step - 1].push(...revealed.map((mask, i) => revealFrame(pictures[i], config.imageSize, mask)));
+            frames[step - 1].push(
+              ...(await revealed()).map((mask, i) => revealFrame(pictures[i], config.imageSize, mask)),
+            );
           },
         },
         stats,
@@ -170,7 +171,7 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       progress.stop();
     }
     const written =
-      isPixelModel || vae
+      isPixelModel(config) || vae
         ? await writePictures(flags, drawn, chosen.map(name), frames)
         : await writeLatents(flags, drawn, [
             config.channels,
