@@ -1,0 +1,70 @@
+/** A peer in a process of its own: does one thing at a time, as it is told by messages. */
+import { PEERS, type Prepared } from './peer.ts';
+import type { Matrices } from './ops.ts';
+import { workloads } from './workloads.ts';
+
+export type Request =
+  | { do: 'open'; peer: string; adapter: string | undefined }
+  | { do: 'prepare'; work: string }
+  | { do: 'measure' }
+  | { do: 'release' };
+
+export type Reply =
+  | { device: string; versions: Record<string, string> }
+  | { output: Float32Array; firstSeconds: number; prepareSeconds: number }
+  | { seconds: number }
+  | { done: true }
+  | { error: string };
+
+/** A measurement of short work is the mean of as many calls as fill this time. */
+const SECONDS = 0.1;
+
+let peer: Awaited<ReturnType<(typeof PEERS)[number]['open']>>;
+let prepared: Prepared | undefined;
+let inputs: Matrices;
+let calls = 1;
+
+async function answer(request: Request): Promise<Reply> {
+  switch (request.do) {
+    case 'open': {
+      peer = await PEERS.find(({ name }) => name === request.peer)!.open(request.adapter);
+      return { device: peer.device, versions: peer.versions };
+    }
+    case 'prepare': {
+      const work = workloads().find(({ name }) => name === request.work)!;
+      inputs = work.inputs();
+      const start = performance.now();
+      prepared = await peer.prepare(work);
+      const middle = performance.now();
+      const output = Float32Array.from(await prepared.run(inputs));
+      const end = performance.now();
+      const again = await time(1);
+      calls = Math.max(1, Math.min(50, Math.floor(SECONDS / again)));
+      if (calls > 1) await time(Math.min(3, calls));
+      return { output, prepareSeconds: (middle - start) / 1000, firstSeconds: (end - middle) / 1000 };
+    }
+    case 'measure':
+      return { seconds: await time(calls) };
+    case 'release':
+      await prepared?.release();
+      prepared = undefined;
+      return { done: true };
+  }
+}
+
+async function time(count: number): Promise<number> {
+  const start = performance.now();
+  for (let i = 0; i < count; i++) await prepared!.run(inputs);
+  return (performance.now() - start) / 1000 / count;
+}
+
+process.on('message', async (request: Request) => {
+  let reply: Reply;
+  try {
+    reply = await answer(request);
+  } catch (error) {
+    reply = { error: String(error instanceof Error ? error.message : error).split('\n')[0] };
+  }
+  process.send!(reply);
+});
+process.on('disconnect', () => process.exit());

@@ -1,0 +1,144 @@
+/** This engine, as its models use it: recorded once, replayed. */
+import { join } from 'node:path';
+import { versions } from '../../src/cli/versions.ts';
+import { Device } from '../../src/gpu/device.ts';
+import type { Recorder } from '../../src/gpu/recorder.ts';
+import { Session } from '../../src/gpu/session.ts';
+import type { Tensor } from '../../src/gpu/tensor.ts';
+import { randomWeights } from '../../src/measurement/random_weights.ts';
+import { Emigm } from '../../src/models/emigm.ts';
+import { block, loadBlock } from '../../src/nn/block.ts';
+import { conditionEmbedding, headNoise, loadHead } from '../../src/nn/head.ts';
+import { WeightLoader } from '../../src/nn/weights.ts';
+import { attention } from '../../src/ops/attention.ts';
+import { createLinear, destroyLinear, linear } from '../../src/ops/matmul.ts';
+import { addTrunk, IndexList, trunkIndices } from '../../src/sampling/indices.ts';
+import type { Matrices, Matrix } from './ops.ts';
+import type { Peer, Prepared } from './peer.ts';
+import { CLASS, CONFIG, networkRows, type Workload } from './workloads.ts';
+
+/** Records the work on tensors of its inputs and returns the output. */
+type Recording = (r: Recorder, inputs: Readonly<Record<string, Tensor>>) => Tensor;
+
+interface Loaded {
+  record: Recording;
+  free(): void;
+}
+
+export async function openEmigm(adapter: string | undefined): Promise<Peer> {
+  const device = await Device.open({ adapter });
+  return {
+    device: `${device.name} (${device.driver})`,
+    versions: versions(),
+    prepare: async (work) => replay(device, work, await LOAD[work.kind](device, work)),
+  };
+}
+
+async function replay(device: Device, work: Workload, { record, free }: Loaded): Promise<Prepared> {
+  const session = new Session(device);
+  const inputs: Record<string, Tensor> = {};
+  for (const [name, { rows, columns }] of Object.entries(work.inputs()))
+    inputs[name] = device.tensor([rows, columns], 'f32', name);
+  let output: Tensor | undefined;
+  const program = session.record(work.name, (r) => {
+    output = record(r, inputs);
+  });
+  await session.prepare();
+  return {
+    run: async (given: Matrices) => {
+      for (const [name, { data }] of Object.entries(given)) device.write(inputs[name], data);
+      session.run(program);
+      return device.read(output!);
+    },
+    release: () => {
+      session.dispose();
+      for (const tensor of Object.values(inputs)) tensor.destroy();
+      free();
+    },
+  };
+}
+
+/** [inputs, outputs] as PyTorch and the engine have it. */
+function asLinear({ rows, columns, data }: Matrix): Float32Array {
+  const out = new Float32Array(data.length);
+  for (let i = 0; i < rows; i++) for (let j = 0; j < columns; j++) out[j * rows + i] = data[i * columns + j];
+  return out;
+}
+
+const loaderOf = (device: Device) => new WeightLoader(device, randomWeights(CONFIG), 'f32');
+
+const LOAD: Record<Workload['kind'], (device: Device, work: Workload) => Promise<Loaded>> = {
+  async matmul(device, work) {
+    const { k, n } = work.sizes;
+    const layer = createLinear(device, 'w', [n, k], asLinear((await work.parameters()).w));
+    return { record: (r, { x }) => linear(r, x, layer), free: () => destroyLinear(layer) };
+  },
+
+  async attention(_, { sizes: { rows, width, heads } }) {
+    const slice = (tensor: Tensor) => ({ tensor, stride: width, offset: 0 });
+    const shape = { batch: 1, heads, headDim: width / heads, queries: rows, keys: rows };
+    return {
+      record: (r, { q, k, v }) => attention(r, slice(q), slice(k), slice(v), shape),
+      free: () => {},
+    };
+  },
+
+  async block(device, { sizes: { rows, width, heads } }) {
+    const loader = loaderOf(device);
+    const weights = await loadBlock(loader, 'encoder_blocks.0', width, heads);
+    return {
+      record: (r, { x }) => {
+        block(r, x, weights, 1, rows);
+        return x;
+      },
+      free: () => loader.destroy(),
+    };
+  },
+
+  async tiny(_, { sizes: { count, columns } }) {
+    const file = join(import.meta.dirname, 'tanh.wgsl');
+    return {
+      record: (r, { x }) => {
+        let y = x;
+        for (let i = 0; i < count; i++) {
+          const next = r.temp([1, columns]);
+          const grid = [Math.ceil(columns / 256)];
+          r.call({ op: 'tanh', kernel: { file }, operands: { x: y, y: next }, params: { size: columns / 4 }, grid });
+          y = next;
+        }
+        return y;
+      },
+      free: () => {},
+    };
+  },
+
+  async head(device) {
+    const loader = loaderOf(device);
+    const { headDepth: depth, headWidth: width, channels } = CONFIG;
+    const head = await loadHead(loader, 'diffloss.net.', { depth, width, tokenDim: channels });
+    return {
+      record: (r, { x, condition, time }) => headNoise(r, head, x, condition, { embeddings: time, index: 0 }, false),
+      free: () => loader.destroy(),
+    };
+  },
+
+  async network(device) {
+    const network = await Emigm.load(device, CONFIG, randomWeights(CONFIG), { stored: 'f32' });
+    const { visible, everywhere } = networkRows();
+    const list = new IndexList();
+    const { shape, offsets } = addTrunk(list, CONFIG, [{ classRow: CLASS, image: 0, visible, asked: everywhere }]);
+    const index = device.tensor([list.values.length], 'u32', 'indices', list.values);
+    return {
+      record: (r, { tokens, time, x }) => {
+        const at = trunkIndices(index, offsets);
+        const z = network.decode(r, network.encode(r, tokens, at, shape), at, shape);
+        const condition = conditionEmbedding(r, network.head, z);
+        return headNoise(r, network.head, x, condition, { embeddings: time, index: 0 }, false);
+      },
+      free: () => {
+        network.dispose();
+        index.destroy();
+      },
+    };
+  },
+};

@@ -1,0 +1,74 @@
+/** What a peer is to the benchmark, and the list of them. */
+import type { Matrices } from './ops.ts';
+import type { Workload } from './workloads.ts';
+
+/** A piece of work, its parameters in place and compiled as far as the peer does that. */
+export interface Prepared {
+  /** Takes the inputs from the host and returns the result to the host. */
+  run(inputs: Matrices): Promise<Float32Array>;
+  release(): void | Promise<void>;
+}
+
+export interface Peer {
+  /** What it runs on, in its own words. */
+  device: string;
+  versions: Record<string, string>;
+  prepare(work: Workload): Promise<Prepared>;
+}
+
+export interface PeerDescription {
+  name: string;
+  /** Runs on the adapter that is asked for; else on the CPU by itself. */
+  onAdapter: boolean;
+  /** npm package that has to be there. */
+  needs?: string;
+  /** Flags of the child process. */
+  flags?: readonly string[];
+  open(adapter: string | undefined): Promise<Peer>;
+}
+
+export const PEERS: readonly PeerDescription[] = [
+  {
+    name: 'emigm',
+    onAdapter: true,
+    open: async (adapter) => (await import('./emigm.ts')).openEmigm(adapter),
+  },
+  {
+    name: 'onnxruntime-web WebGPU',
+    onAdapter: true,
+    needs: 'onnxruntime-web',
+    // Its 26 MB of WebAssembly only drive the device: baseline code does, and no compiler disturbs for a minute.
+    flags: ['--liftoff-only'],
+    open: async (adapter) => (await import('./onnxruntime.ts')).openWeb(adapter),
+  },
+  {
+    name: 'tfjs WebGPU',
+    onAdapter: true,
+    needs: '@tensorflow/tfjs-backend-webgpu',
+    open: async (adapter) => (await import('./tfjs.ts')).openTfjs(adapter),
+  },
+  {
+    name: 'jax-js jit',
+    onAdapter: true,
+    needs: '@jax-js/jax',
+    flags: ['--stack-size=4000'], // tracing recurses once for every operation
+    open: async (adapter) => (await import('./jax.ts')).openJax(adapter),
+  },
+  {
+    name: 'onnxruntime-node WebGPU',
+    onAdapter: true,
+    needs: 'onnxruntime-node',
+    open: async (adapter) => (await import('./onnxruntime.ts')).openNode('webgpu', adapter),
+  },
+  {
+    name: 'onnxruntime-node CPU',
+    onAdapter: false,
+    needs: 'onnxruntime-node',
+    open: async () => (await import('./onnxruntime.ts')).openNode('cpu'),
+  },
+];
+
+/** A package of this folder's own package.json, without its types: the product is checked where it is not installed. */
+export async function load<T>(name: string): Promise<T> {
+  return (await import(name)) as T;
+}

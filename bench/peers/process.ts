@@ -1,0 +1,69 @@
+/** A peer's process, from outside. */
+import { type ChildProcess, fork } from 'node:child_process';
+import { join } from 'node:path';
+import { EmigmError } from '../../src/errors.ts';
+import type { Reply, Request } from './child.ts';
+import type { PeerDescription } from './peer.ts';
+
+type ReplyOf<R extends Request> = R extends { do: 'open' }
+  ? Extract<Reply, { device: string }>
+  : R extends { do: 'prepare' }
+    ? Extract<Reply, { output: Float32Array }>
+    : R extends { do: 'measure' }
+      ? Extract<Reply, { seconds: number }>
+      : Extract<Reply, { done: true }>;
+
+export class PeerProcess {
+  readonly description: PeerDescription;
+  private readonly child: ChildProcess;
+  private ended: string | undefined;
+
+  constructor(description: PeerDescription, verbose: boolean) {
+    this.description = description;
+    this.child = fork(join(import.meta.dirname, 'child.ts'), {
+      execArgv: [...process.execArgv, ...(description.flags ?? [])],
+      serialization: 'advanced',
+      stdio: ['ignore', verbose ? 'inherit' : 'ignore', verbose ? 'inherit' : 'ignore', 'ipc'],
+    });
+    this.child.on('exit', (code, signal) => {
+      this.ended = `its process ended (${signal ?? `exit code ${code}`})`;
+    });
+  }
+
+  get isAlive(): boolean {
+    return this.ended === undefined;
+  }
+
+  /** Asks for one thing and waits. @throws EmigmError 'input' with the peer's own words, or after `limit` seconds */
+  async ask<R extends Request>(request: R, limit: number): Promise<ReplyOf<R>> {
+    const reply = await this.reply(request, limit);
+    if ('error' in reply) throw new EmigmError('input', reply.error);
+    return reply as ReplyOf<R>;
+  }
+
+  private reply(request: Request, limit: number): Promise<Reply> {
+    return new Promise((resolve) => {
+      const { child } = this;
+      const finish = (reply: Reply) => {
+        clearTimeout(timer);
+        child.off('message', finish);
+        child.off('exit', ended);
+        resolve(reply);
+      };
+      const ended = () => finish({ error: this.ended ?? 'its process ended' });
+      const timer = setTimeout(() => {
+        this.kill();
+        finish({ error: `took longer than ${limit} s` });
+      }, limit * 1000);
+      if (this.ended !== undefined) return finish({ error: this.ended });
+      child.on('message', finish);
+      child.on('exit', ended);
+      child.send(request);
+    });
+  }
+
+  kill(): void {
+    this.ended ??= 'its process was stopped';
+    this.child.kill('SIGKILL');
+  }
+}

@@ -1,0 +1,99 @@
+/** What a run beside the peers leaves behind, as JSON and as a table. */
+import { mkdirSync } from 'node:fs';
+import { dirname } from 'node:path';
+import { table } from '../../src/cli/options.ts';
+import { writeAtomically } from '../../src/formats/files.ts';
+
+export interface PeerRow {
+  work: string;
+  peer: string;
+  /** Whether it is one of the engines on the WebGPU adapter (not the CPU backend). */
+  onAdapter: boolean;
+  flops: number;
+  /** Median of the rounds, their quartile distance over it, and all of them: from host to host. */
+  ms?: number;
+  spread?: number;
+  rounds?: number[];
+  /** Loading and compiling, and the first call. */
+  prepareMs?: number;
+  firstMs?: number;
+  /** Largest difference from the reference over the reference's largest value. */
+  error?: number;
+  /** Its time over this engine's; above 1 this engine is faster. Only for right numbers. */
+  ratio?: number;
+  /** Numbers are wrong: not compared. */
+  wrong?: boolean;
+  /** Why there is nothing. */
+  skipped?: string;
+}
+
+export interface PeerResult {
+  schema: 1;
+  date: string;
+  command: string;
+  adapter: string;
+  driver: string;
+  cpu: string;
+  commit: string;
+  versions: Record<string, string>;
+  devices: Record<string, string>;
+  /** What each piece of work was compared with. */
+  references: Record<string, string>;
+  rows: PeerRow[];
+}
+
+/** Ratios to this engine's row of the same work, for rows that have a time and right numbers. */
+export function withRatios(rows: readonly PeerRow[]): PeerRow[] {
+  const own = new Map(rows.filter(({ peer, ms }) => peer === 'emigm' && ms).map(({ work, ms }) => [work, ms!]));
+  return rows.map((row) => {
+    const base = own.get(row.work);
+    return base && row.ms && !row.wrong ? { ...row, ratio: row.ms / base } : row;
+  });
+}
+
+/** The best right peer on the adapter for each piece of work, and how many times its time this engine's is. */
+export function bestPeers(rows: readonly PeerRow[]): { work: string; peer: string; ratio: number }[] {
+  const works = [...new Set(rows.map(({ work }) => work))];
+  return works.flatMap((work) => {
+    const rivals = rows.filter((row) => row.work === work && row.peer !== 'emigm' && row.onAdapter && row.ratio);
+    if (rivals.length === 0) return [];
+    const best = rivals.reduce((a, b) => (a.ratio! <= b.ratio! ? a : b));
+    return [{ work, peer: best.peer, ratio: best.ratio! }];
+  });
+}
+
+const milliseconds = (ms: number | undefined) =>
+  ms === undefined ? '-' : ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3);
+
+function cell(row: PeerRow | undefined): string {
+  if (!row || row.skipped) return '-';
+  if (row.wrong) return `${milliseconds(row.ms)} wrong`;
+  return row.peer === 'emigm' ? milliseconds(row.ms) : `${milliseconds(row.ms)} (${row.ratio?.toFixed(2) ?? '-'})`;
+}
+
+/** A row a piece of work, a column a peer: milliseconds, and in brackets how many times this engine's. */
+export function resultTable({ rows, adapter, driver, commit, date }: PeerResult): string {
+  const peers = [...new Set(rows.map(({ peer }) => peer))];
+  const works = [...new Set(rows.map(({ work }) => work))];
+  const best = new Map(bestPeers(rows).map(({ work, ratio }) => [work, ratio]));
+  const lines = works.map((work) => [
+    work,
+    ...peers.map((peer) => cell(rows.find((row) => row.work === work && row.peer === peer))),
+    best.get(work)?.toFixed(2) ?? '-',
+  ]);
+  const right = Array.from({ length: peers.length + 1 }, (_, i) => i + 1);
+  const text = table([['ms (x emigm)', ...peers, 'best on adapter'], ...lines], right);
+  const notes = new Set(rows.flatMap(({ peer, work, skipped }) => (skipped ? [`${peer}, ${work}: ${skipped}`] : [])));
+  return [`${adapter} (${driver}); commit ${commit}; ${date.slice(0, 10)}`, '', text, '', ...notes]
+    .join('\n')
+    .trimEnd();
+}
+
+/** A line a row, so that results can be compared by diff. @throws EmigmError 'file' */
+export async function writePeers(path: string, { rows, ...head }: PeerResult): Promise<void> {
+  mkdirSync(dirname(path), { recursive: true });
+  const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  const list = rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n');
+  const text = `{\n${[...fields, `  "rows": [\n${list}\n  ]`].join(',\n')}\n}\n`;
+  await writeAtomically(path, (put) => put(new TextEncoder().encode(text)));
+}

@@ -1,0 +1,243 @@
+/** The same work in this engine and in others, interleaved, checked for equal numbers, printed as ratios. */
+import { createRequire } from 'node:module';
+import { cpus } from 'node:os';
+import { basename, isAbsolute } from 'node:path';
+import { Command, CommanderError } from 'commander';
+import { positiveInteger } from '../../src/cli/options.ts';
+import { commit } from '../../src/cli/versions.ts';
+import { EmigmError } from '../../src/errors.ts';
+import { Device } from '../../src/gpu/device.ts';
+import { summarise } from '../../src/measurement/statistics.ts';
+import { Float64Ops } from './float64.ts';
+import { PEERS, type PeerDescription } from './peer.ts';
+import { PeerProcess } from './process.ts';
+import { type PeerResult, type PeerRow, resultTable, withRatios, writePeers } from './result.ts';
+import { type Workload, workloads } from './workloads.ts';
+
+interface Flags {
+  adapter?: string;
+  only?: string;
+  peers?: string;
+  rounds: number;
+  limit: number;
+  json?: string;
+  verbose?: boolean;
+}
+
+/** Largest error allowed, over the reference's largest value; sums of f32 differ in their order alone. */
+const TOLERANCE = 1e-4;
+/** Work up to this many FLOPs is compared with float64, larger work with onnxruntime's CPU backend. */
+const FLOAT64 = 1e9;
+const CPU = 'onnxruntime-node CPU';
+
+function command(): Command {
+  return new Command('npx tsx bench/peers/run.ts')
+    .description('Measures the same work in this engine and in its peers, in interleaved rounds. Prints ratios.')
+    .option('--adapter <name>', 'auto, gpu, lavapipe, swiftshader or a part of a name (also EMIGM_ADAPTER)')
+    .option('--only <pattern>', 'work whose name matches this regular expression')
+    .option('--peers <pattern>', 'peers whose name matches this regular expression (this engine always takes part)')
+    .option('--rounds <n>', 'measurements of each peer', positiveInteger, 5)
+    .option('--limit <seconds>', 'a peer that takes longer for one piece of work is left out', positiveInteger, 60)
+    .option('--json <file>', 'where the result goes')
+    .option('--verbose', 'show what the peers print')
+    .addHelpText(
+      'after',
+      `
+The peers have a package.json of their own: npm ci --prefix bench/peers
+
+Examples:
+  npx tsx bench/peers/run.ts --adapter lavapipe --only matmul --rounds 5 --json out/peers.json
+  npx tsx bench/peers/run.ts --only 'block|tiny' --peers 'jax|web'`,
+    )
+    .exitOverride();
+}
+
+const isInstalled = (name: string): boolean => {
+  try {
+    createRequire(import.meta.url).resolve(name);
+    return true;
+  } catch {
+    return false;
+  }
+};
+
+/** Runs what the flags ask for; `say` is given lines for people as the run goes on. */
+export async function comparePeers(argv: readonly string[], say: (line: string) => void): Promise<PeerResult> {
+  const flags = command()
+    .parse([...argv], { from: 'user' })
+    .opts<Flags>();
+  const pattern = new RegExp(flags.only ?? '');
+  const chosen = workloads().filter(({ name }) => pattern.test(name));
+  if (chosen.length === 0) throw new EmigmError('input', `no work matches --only ${flags.only}`);
+  const result = await emptyResult(flags, argv);
+  const processes = await openPeers(flags, result, say);
+  try {
+    for (const work of chosen) {
+      result.rows.push(...withRatios(await measure(work, processes, flags, result)));
+      for (const row of result.rows.filter((row) => row.work === work.name)) say(line(row));
+    }
+  } finally {
+    for (const process of processes) process.kill();
+  }
+  if (flags.json) await writePeers(flags.json, result);
+  return result;
+}
+
+const line = ({ work, peer, ms, spread = 0, ratio, error = 0, wrong, skipped }: PeerRow): string => {
+  if (skipped) return `${work}, ${peer}: ${skipped}`;
+  const times = ratio === undefined ? '' : `, ${ratio.toFixed(2)} x emigm`;
+  const state = wrong ? 'WRONG, ' : '';
+  return `${work}, ${peer}: ${ms?.toPrecision(4)} ms +- ${(100 * spread).toFixed(0)}%${times}, ${state}error ${error.toExponential(1)}`;
+};
+
+async function emptyResult(flags: Flags, argv: readonly string[]): Promise<PeerResult> {
+  const device = await Device.open({ adapter: flags.adapter });
+  const { name: adapter, driver } = device;
+  device.dispose();
+  const words = argv.map((word) => (isAbsolute(word) ? basename(word) : /[ |()]/.test(word) ? `'${word}'` : word));
+  return {
+    schema: 1,
+    date: new Date().toISOString(),
+    command: ['npx tsx bench/peers/run.ts', ...words].join(' '),
+    adapter,
+    driver,
+    cpu: `${cpus().length} x ${cpus()[0]?.model.trim() ?? 'unknown'}`,
+    commit: commit() ?? 'unknown',
+    versions: {},
+    devices: {},
+    references: {},
+    rows: [],
+  };
+}
+
+/** Starts the peers, one after the other; those that cannot are left out with a line. */
+async function openPeers(flags: Flags, result: PeerResult, say: (line: string) => void): Promise<PeerProcess[]> {
+  const pattern = new RegExp(flags.peers ?? '');
+  const open: PeerProcess[] = [];
+  for (const description of PEERS.filter(({ name }) => name === 'emigm' || pattern.test(name))) {
+    const { name, needs } = description;
+    if (needs && !isInstalled(needs)) {
+      say(`${name}: skipped, ${needs} is not installed (npm ci --prefix bench/peers)`);
+      continue;
+    }
+    const process = new PeerProcess(description, flags.verbose ?? false);
+    try {
+      const { device, versions } = await process.ask({ do: 'open', peer: name, adapter: flags.adapter }, 120);
+      result.devices[name] = device;
+      Object.assign(result.versions, versions);
+      open.push(process);
+    } catch (error) {
+      if (!(error instanceof EmigmError)) throw error;
+      process.kill();
+      say(`${name}: skipped, ${error.message}`);
+    }
+  }
+  return open;
+}
+
+interface Entry {
+  process: PeerProcess;
+  row: PeerRow;
+  output: Float32Array | undefined;
+}
+
+/** One piece of work: every peer prepares, is checked, and is asked in turns. */
+async function measure(work: Workload, processes: readonly PeerProcess[], flags: Flags, result: PeerResult) {
+  const { limit, rounds } = flags;
+  const entries: Entry[] = [];
+  for (const process of processes) {
+    entries.push(await prepare(work, process, limit));
+  }
+  const [name, reference] = await referenceOf(work, entries);
+  result.references[work.name] = name;
+  for (const entry of entries) {
+    if (!entry.output || !reference) continue;
+    entry.row.error = relativeError(entry.output, reference);
+    entry.row.wrong = !(entry.row.error <= (work.tolerance ?? TOLERANCE)) || undefined;
+    entry.output = undefined;
+  }
+  const seconds = entries.map((): number[] => []);
+  for (let round = 0; round < rounds; round++) {
+    for (let turn = 0; turn < entries.length; turn++) {
+      const i = (turn + round) % entries.length; // nobody is always after the same neighbour
+      await trying(entries[i], async ({ process }) => {
+        seconds[i].push((await process.ask({ do: 'measure' }, limit * 2)).seconds);
+      });
+    }
+  }
+  for (const [i, entry] of entries.entries()) {
+    if (seconds[i].length > 0 && !entry.row.skipped) {
+      const { median, spread } = summarise(seconds[i]);
+      Object.assign(entry.row, {
+        ms: median * 1e3,
+        spread,
+        rounds: seconds[i].map((s) => Number((s * 1e3).toPrecision(5))),
+      });
+    }
+    await entry.process.ask({ do: 'release' }, 60).catch(() => undefined);
+  }
+  return entries.map(({ row }) => row);
+}
+
+/** Does something with a peer unless it has already failed; what goes wrong is said in its row. */
+async function trying(entry: Entry, act: (entry: Entry) => Promise<void>): Promise<void> {
+  if (entry.row.skipped) return;
+  try {
+    await act(entry);
+  } catch (error) {
+    if (!(error instanceof EmigmError)) throw error;
+    entry.row.skipped = error.message;
+  }
+}
+
+async function prepare(work: Workload, process: PeerProcess, limit: number): Promise<Entry> {
+  const { name: peer, onAdapter }: PeerDescription = process.description;
+  const row: PeerRow = { work: work.name, peer, onAdapter, flops: work.flops };
+  const entry: Entry = { process, row, output: undefined };
+  await trying(entry, async () => {
+    // It compiles, runs twice, and runs again until it is warm.
+    const reply = await process.ask({ do: 'prepare', work: work.name }, 120 + 3 * limit);
+    entry.output = reply.output;
+    row.prepareMs = Math.round(reply.prepareSeconds * 1e3);
+    row.firstMs = Number((reply.firstSeconds * 1e3).toPrecision(4));
+  });
+  return entry;
+}
+
+async function referenceOf(work: Workload, entries: readonly Entry[]) {
+  if (work.flops <= FLOAT64) {
+    const ops = new Float64Ops(work.inputs(), await work.parameters());
+    return ['float64', work.build(ops).data] as const;
+  }
+  const of = (name: string) => entries.find(({ process }) => process.description.name === name)?.output;
+  const [name, output] = of(CPU) ? [CPU, of(CPU)] : ['emigm', of('emigm')];
+  return [name, output && Float32Array.from(output)] as const;
+}
+
+function relativeError(output: Float32Array, reference: ArrayLike<number>): number {
+  if (output.length !== reference.length) return Number.POSITIVE_INFINITY;
+  let largest = 0;
+  let error = 0;
+  for (let i = 0; i < output.length; i++) {
+    const difference = Math.abs(output[i] - reference[i]);
+    if (!(difference <= error)) error = difference; // NaN stays
+    largest = Math.max(largest, Math.abs(reference[i]));
+  }
+  return error / largest;
+}
+
+/** Runs and turns errors into one line and an exit code. */
+async function main(): Promise<number> {
+  try {
+    const result = await comparePeers(process.argv.slice(2), (text) => void process.stderr.write(`${text}\n`));
+    process.stdout.write(`${resultTable(result)}\n`);
+    return 0;
+  } catch (error) {
+    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
+    if (!(error instanceof EmigmError)) throw error;
+    process.stderr.write(`peers: ${error.message}\n`);
+    return 1;
+  }
+}
+
+if (process.argv[1] === import.meta.filename) process.exitCode = await main();
