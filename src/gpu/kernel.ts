@@ -80,6 +80,14 @@ function scalarOf(type: ReflectType): DType | undefined {
   return type.format ? scalarOf(type.format) : undefined;
 }
 
+/** The reflector knows no subgroup matrices: what it says of bindings and parameters does not depend on them. */
+function reflectable(code: string): string {
+  return code
+    .replace(/\benable chromium_experimental_subgroup_matrix;/, '')
+    .replace(/\bsubgroup_matrix_\w+<[^>]*>/g, 'f32')
+    .replace(/\bsubgroupMatrix(\w+)<[^>]*>/g, 'subgroupMatrix$1');
+}
+
 /** A compiled kernel: a pipeline and what is known of its operands and parameters. */
 export class Kernel {
   readonly spec: KernelSpec;
@@ -96,7 +104,7 @@ export class Kernel {
     const code = specialise(source, spec.consts, spec.file);
     let reflection: WgslReflect;
     try {
-      reflection = new WgslReflect(code);
+      reflection = new WgslReflect(reflectable(code));
     } catch (cause) {
       const message = cause instanceof Error ? cause.message : String(cause);
       const line = Number(/line:? (\d+)/i.exec(message)?.[1]);

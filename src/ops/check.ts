@@ -16,8 +16,9 @@ const SINGLE = 5e-6;
 const HALF = SINGLE + 2 ** -11;
 
 /** Largest error that the op may have, as a share of the output's largest value. */
-export function toleranceOf(op: Op, problem: Problem): number {
-  return op.tolerance ?? (op.outputType?.(problem) === 'f16' ? HALF : SINGLE);
+export function toleranceOf(op: Op, problem: Problem, variant: string): number {
+  const own = typeof op.tolerance === 'function' ? op.tolerance(problem, variant) : op.tolerance;
+  return own ?? (op.outputType?.(problem) === 'f16' ? HALF : SINGLE);
 }
 
 /** Runs one implementation on these inputs; outputs held NaN before. Returns the outputs by name. */
@@ -67,7 +68,7 @@ export async function* checkOps(device: Device, list: readonly Op[] = ops): Asyn
       const arrays = inputArrays(op, problem, source);
       const expected = op.oracle(arrays, problem);
       for (const variant of op.variants(device, problem)) {
-        const result = { op: op.name, variant, problem, tolerance: toleranceOf(op, problem) };
+        const result = { op: op.name, variant, problem, tolerance: toleranceOf(op, problem, variant) };
         try {
           const actual = await runVariant(device, op, problem, variant, arrays);
           const errors = Object.entries(expected).map(([name, values]) => relativeError(actual[name], values));

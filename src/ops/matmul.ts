@@ -4,10 +4,9 @@ import { float32ToHalf } from '../float16.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import { type DType, describeTensor, type Tensor } from '../gpu/tensor.ts';
+import { isPacked, matmulKernel, type MatmulVariant, matmulVariants, rounds } from './matmul_kernels.ts';
 import type { Op, Problem } from './op.ts';
 
-export type MatmulVariant = 'reference' | 'tiled' | 'cpu' | 'cpu_quad';
-export const isPacked = (variant: MatmulVariant) => variant === 'cpu' || variant === 'cpu_quad';
 export type Activation = 'none' | 'gelu' | 'silu';
 const ACTIVATIONS: Record<Activation, number> = { none: 0, gelu: 1, silu: 2 };
 
@@ -22,19 +21,6 @@ export interface Linear {
   bias: Tensor | undefined;
   /** The weight lies as [inputs, outputs]: `tiled` and `reference` only. */
   transposed?: boolean;
-}
-
-/**
- * The kernels that can serve this shape on this device, the preferred one first. The choice does not depend on the
- * number of rows, so that a row's value does not depend on the batch that it is in.
- */
-export function matmulVariants(device: Device, inputs: number, outputs: number): MatmulVariant[] {
-  const { lanes, isCpu } = device;
-  const packed = lanes > 0 && lanes <= 32 && device.hasSubgroups && inputs % 4 === 0 && outputs % 4 === 0;
-  const cpu: MatmulVariant[] = !packed ? [] : lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
-  const usable: MatmulVariant[] = isCpu ? [...cpu, 'reference', 'tiled'] : ['tiled', 'reference', ...cpu];
-  const wanted = usable.find((name) => name === device.variants.matmul);
-  return wanted ? [wanted, ...usable.filter((name) => name !== wanted)] : usable;
 }
 
 /**
@@ -83,8 +69,8 @@ export function allocateLinear(
   hasBias: boolean,
   form: LinearForm = {},
 ): Linear {
-  const variant = form.variant ?? matmulVariants(device, inputs, outputs)[0];
   let stored = form.stored ?? 'f32';
+  const variant = form.variant ?? matmulVariants(device, inputs, outputs, stored)[0];
   if (!isPacked(variant) && !device.hasF16) stored = 'f32';
   const packed = Math.ceil(outputs / (4 * device.lanes)) * Math.ceil(inputs / 4) * device.lanes * 16;
   const weight = !isPacked(variant)
@@ -148,7 +134,7 @@ export interface LinearOptions {
  */
 export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOptions = {}): Tensor {
   const { activation = 'none', gate, residual, accumulate = false } = options;
-  const { inputs, outputs, variant, stored, weight, bias } = layer;
+  const { inputs, outputs, weight, bias } = layer;
   const rows = options.rows ?? x.size / inputs;
   if (!Number.isInteger(rows) || rows * inputs > x.size) {
     throw new EmigmError(
@@ -160,12 +146,12 @@ export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOpt
   if (y.size < rows * outputs) {
     throw new EmigmError('shape', `matmul: y is ${describeTensor(y)}, ${weight.label} makes [${rows}, ${outputs}]`);
   }
-  const { kernel, grid } = matmulKernel(r.device, variant, stored, rows, outputs);
+  const { kernel, grid } = matmulKernel(r.device, layer, { rows, x: x.dtype, y: y.dtype });
   r.call({
     op: 'matmul',
     kernel: {
       file: kernel.file,
-      consts: { ...kernel.consts, ...storage(variant, x.dtype, y.dtype) },
+      consts: kernel.consts,
       overrides: {
         HAS_BIAS: bias !== undefined,
         ACTIVATION: ACTIVATIONS[activation],
@@ -181,36 +167,6 @@ export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOpt
     flops: 2 * rows * inputs * outputs,
   });
   return y;
-}
-
-function matmulKernel(device: Device, variant: MatmulVariant, stored: 'f32' | 'f16', rows: number, outputs: number) {
-  if (isPacked(variant)) {
-    const { lanes } = device;
-    const [heights, fixed] = variant === 'cpu' ? [[lanes, 2 * lanes], 16] : [[4, 8, 12, 16], 2];
-    const tall = bestRows(heights, fixed, rows);
-    const consts: Record<string, number> = variant === 'cpu' ? { LANES: lanes, ROWS: tall } : { ROWS: tall };
-    return {
-      kernel: { file: `matmul/${variant}${stored === 'f16' ? '_f16' : ''}`, consts },
-      grid: [Math.ceil(outputs / (4 * lanes)), Math.ceil(rows / tall)],
-    };
-  }
-  const consts: Record<string, string> = stored === 'f16' ? { Weight: 'f16' } : {};
-  if (variant === 'tiled') {
-    return { kernel: { file: 'matmul/tiled', consts }, grid: [Math.ceil(outputs / 64), Math.ceil(rows / 64)] };
-  }
-  return { kernel: { file: 'matmul/reference', consts }, grid: [Math.ceil(outputs / 16), Math.ceil(rows / 4)] };
-}
-
-/** Aliases of the kernels for x and y that are stored as f16. */
-function storage(variant: MatmulVariant, x: DType, y: DType): Record<string, string> {
-  const [suffix, half] = isPacked(variant) ? ['4', 'vec4<f16>'] : ['', 'f16'];
-  return { ...(x === 'f16' && { [`In${suffix}`]: half }), ...(y === 'f16' && { [`Out${suffix}`]: half }) };
-}
-
-/** Rows a workgroup: the height with the least cost, where a workgroup costs its rows and a fixed part. */
-function bestRows(heights: readonly number[], fixed: number, rows: number): number {
-  const cost = (height: number) => Math.ceil(rows / height) * (height + fixed);
-  return heights.reduce((best, height) => (cost(height) <= cost(best) ? height : best));
 }
 
 function erf(x: number): number {
@@ -256,7 +212,9 @@ const MODEL_SHAPES = '448x1344 448x1792 1792x448 768x2304 768x768 768x3072 3072x
 
 export const matmulOp: Op = {
   name: 'matmul',
-  variants: (device, p) => matmulVariants(device, sizes(p).k, sizes(p).n),
+  variants: (device, p) => matmulVariants(device, sizes(p).k, sizes(p).n, sizes(p).stored),
+  // An f32 operand is rounded to f16 there: each product is off by half a unit in the last place of 11 bits at most.
+  tolerance: (p, variant) => (rounds(variant) && sizes(p).x !== 'f16' ? 2 ** -10 : undefined),
   problems: {
     test: [
       { m: 1, k: 4, n: 4 },
@@ -269,6 +227,9 @@ export const matmulOp: Op = {
       { m: 5, k: 7, n: 9, bias: true, x: 'f16', residual: true },
       { m: 18, k: 64, n: 100, bias: true, x: 'f16', gate: true, accumulate: true, stored: 'f16' },
       { m: 9, k: 64, n: 36, y: 'f16', stored: 'f16' },
+      { m: 67, k: 300, n: 72, bias: true, activation: 'gelu', residual: true },
+      { m: 66, k: 140, n: 132, bias: true, x: 'f16', y: 'f16', gate: true, stored: 'f16' },
+      { m: 3, k: 1100, n: 20, bias: true },
     ],
     bench: [64, 320, 1024].flatMap((m) => MODEL_SHAPES.map(([k, n]) => ({ m, k, n, bias: true }))),
   },

@@ -3,7 +3,8 @@ import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import { describeTensor, type Tensor } from '../gpu/tensor.ts';
-import { isPacked, type Linear, linear, matmulVariants, type MatmulVariant } from './matmul.ts';
+import { type Linear, linear } from './matmul.ts';
+import { isPacked, type MatmulVariant, matmulVariants } from './matmul_kernels.ts';
 import type { Gradient, Problem } from './op.ts';
 
 /**

@@ -35,8 +35,8 @@ export interface Op {
   /** The same in float64, plainly. */
   oracle(inputs: Arrays, problem: Problem): Arrays;
   flops(problem: Problem): number;
-  /** Largest error allowed, over the largest value of the output. */
-  tolerance?: number;
+  /** Largest error allowed, over the largest value of the output, where it is not that of float32 sums. */
+  tolerance?: number | ((problem: Problem, variant: string) => number | undefined);
   gradient?: Gradient;
 }
 

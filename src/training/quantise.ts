@@ -9,7 +9,8 @@ import type { Program } from '../gpu/recorder.ts';
 import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { argmaxRows } from '../ops/argmax.ts';
-import { createLinear, destroyLinear, isPacked, type Linear, linear, packForCpu } from '../ops/matmul.ts';
+import { createLinear, destroyLinear, type Linear, linear, packForCpu } from '../ops/matmul.ts';
+import { isPacked } from '../ops/matmul_kernels.ts';
 import type { PatchShape } from '../ops/tokens.ts';
 import { moveCodes, plusPlusSeeds, reassign, statistics } from './kmeans.ts';
 

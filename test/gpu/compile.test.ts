@@ -21,16 +21,14 @@ const files = readdirSync(folder, { recursive: true, encoding: 'utf8' })
   .map((path) => path.slice(0, -'.wgsl'.length).replaceAll('\\', '/'));
 
 const GPU = { isCpu: false, hasSubgroups: true, hasF16: true, subgroupMatrix: [] };
-/** The null backend compiles kernels of up to 16 KiB of workgroup memory, as many as WebGPU promises everywhere. */
+const MATRIX = { ...GPU, lanes: 32, workgroupMemory: 49152 };
 const ADAPTERS: Record<string, Partial<Abilities>> = {
   'a GPU with subgroup matrices of 16 x 16 x 16': {
-    ...GPU,
-    lanes: 32,
+    ...MATRIX,
     subgroupMatrix: [{ m: 16, n: 16, k: 16, operand: 'f16', result: 'f32' }],
   },
   'a GPU with subgroup matrices of 8 x 8 x 8': {
-    ...GPU,
-    lanes: 32,
+    ...MATRIX,
     subgroupMatrix: [{ m: 8, n: 8, k: 8, operand: 'f16', result: 'f32' }],
   },
   'a GPU with subgroups of several sizes': { ...GPU, lanes: 0 },
@@ -79,7 +77,10 @@ function recordGradient(device: Device, op: Op, problem: Problem, variant: strin
   gradient.record(new Recorder(device), tensors, problem, variant);
 }
 
-/** Files that some adapter's ops have asked for. */
+/**
+ * Files that some adapter's ops have asked for. The null backend has 16 KiB of workgroup memory and says so when it has
+ * compiled all; a kernel that needs more is right where the adapter has that much.
+ */
 const asked = new Set<string>();
 
 describe.each(Object.entries(ADAPTERS))('on %s', (_, abilities) => {
@@ -104,7 +105,13 @@ describe.each(Object.entries(ADAPTERS))('on %s', (_, abilities) => {
     expect(kernels.length).toBeGreaterThan(100);
     for (const kernel of kernels) {
       asked.add(kernel.spec.file);
-      await kernel.ready;
+      const failure = await kernel.ready.then(
+        () => undefined,
+        (error: Error) => error.message,
+      );
+      const memory = Number(/total use of workgroup storage \((\d+) bytes\) is larger/.exec(failure ?? '')?.[1]);
+      if (memory <= (abilities.workgroupMemory ?? 0)) continue;
+      expect(failure, JSON.stringify(kernel.spec)).toBeUndefined();
       expect(kernel.pipeline, JSON.stringify(kernel.spec)).toBeDefined();
     }
   });

@@ -26,7 +26,7 @@ describe.each(ops.map((op) => [op.name, op] as const))('%s', (_, op) => {
         const expected = op.oracle(arrays, problem);
         expect(Object.keys(expected).sort()).toEqual(Object.keys(op.outputs(problem)).sort());
         for (const name of Object.keys(expected)) {
-          const relative = toleranceOf(op, problem);
+          const relative = toleranceOf(op, problem, variant);
           expectClose(actual[name], expected[name], { relative }, `${op.name} ${variant} ${name}`);
         }
       }

@@ -1,0 +1,135 @@
+/** Which kernel multiplies: the ladder for linear layers, and what each rung wants to know when it is compiled. */
+import type { Device, SubgroupMatrix } from '../gpu/device.ts';
+import type { DType } from '../gpu/tensor.ts';
+
+export type MatmulVariant = 'reference' | 'tiled' | 'tiled_vec4' | 'few_rows' | 'subgroup_matrix' | 'cpu' | 'cpu_quad';
+
+export const isPacked = (variant: string) => variant === 'cpu' || variant === 'cpu_quad';
+/** Multiplies in f16 whatever its operands are stored in (and adds in f32). */
+export const rounds = (variant: string) => variant === 'subgroup_matrix';
+
+/**
+ * The kernels that can serve this shape on this device, the preferred one first. The choice does not depend on the
+ * number of rows, so that a row's value does not depend on the batch that it is in.
+ */
+export function matmulVariants(
+  device: Device,
+  inputs: number,
+  outputs: number,
+  stored: 'f32' | 'f16' = 'f32',
+): MatmulVariant[] {
+  const { lanes, isCpu } = device;
+  const quads = inputs % 4 === 0 && outputs % 4 === 0;
+  const packed = lanes > 0 && lanes <= 32 && device.hasSubgroups && quads;
+  const cpu: MatmulVariant[] = !packed ? [] : lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
+  const matrix: MatmulVariant[] = quads && stored === 'f16' && matrixShape(device) ? ['subgroup_matrix'] : [];
+  const gpu: MatmulVariant[] = [...matrix, ...(quads ? (['tiled_vec4', 'few_rows'] as const) : []), 'tiled'];
+  const usable = isCpu ? [...cpu, 'reference' as const, ...gpu] : [...gpu, 'reference' as const, ...cpu];
+  const wanted = usable.find((name) => name === device.variants.matmul);
+  return wanted ? [wanted, ...usable.filter((name) => name !== wanted)] : usable;
+}
+
+/** The shape of subgroup matrices to multiply f16 by and sum in f32: the largest, if there is one at all. */
+export function matrixShape({ subgroupMatrix, hasF16, lanes }: Device): SubgroupMatrix | undefined {
+  if (!hasF16 || lanes === 0) return undefined;
+  const volume = ({ m, n, k }: SubgroupMatrix) => m * n * k;
+  return subgroupMatrix
+    .filter(({ operand, result, m, n, k }) => operand === 'f16' && result === 'f32' && Math.max(m, n, k) <= 16)
+    .sort((a, b) => volume(b) - volume(a))[0];
+}
+
+/** Rows up to which `few_rows.wgsl` serves instead of `tiled_vec4.wgsl`: it adds in the same order. */
+const FEW_ROWS = 64;
+/** Workgroups that a GPU wants at least, before larger tiles pay. */
+const WORKGROUPS = 128;
+
+interface Layer {
+  inputs: number;
+  outputs: number;
+  variant: MatmulVariant;
+  stored: 'f32' | 'f16';
+}
+
+interface MatmulKernel {
+  kernel: { file: string; consts: Record<string, string | number> };
+  grid: [number, number];
+}
+
+/** The kernel for `rows` rows of x: the layer's own variant, in the tile size that suits the number of rows. */
+export function matmulKernel(
+  device: Device,
+  { outputs, variant, stored }: Layer,
+  { rows, x, y }: { rows: number; x: DType; y: DType },
+): MatmulKernel {
+  const half = (alias: string, dtype: DType) => ({
+    ...(dtype === 'f16' && { [alias]: alias.endsWith('4') ? 'vec4<f16>' : 'f16' }),
+  });
+  const grid = (wide: number, tall: number): [number, number] => [Math.ceil(outputs / wide), Math.ceil(rows / tall)];
+  const types4 = { ...half('In4', x), ...half('Weight4', stored) };
+  switch (variant) {
+    case 'cpu':
+    case 'cpu_quad': {
+      const { lanes } = device;
+      const tall = variant === 'cpu' ? leastCost([lanes, 2 * lanes], 16, rows) : leastCost([4, 8, 12, 16], 2, rows);
+      const file = `matmul/${variant}${stored === 'f16' ? '_f16' : ''}`;
+      const consts = { ...(variant === 'cpu' && { LANES: lanes }), ROWS: tall, ...half('In4', x), ...half('Out4', y) };
+      return { kernel: { file, consts }, grid: grid(4 * lanes, tall) };
+    }
+    case 'subgroup_matrix': {
+      const tile = matrixTile(device, matrixShape(device)!, rows, outputs);
+      const consts = { LANES: device.lanes, ...tile.consts, ...types4, ...half('Out', y) };
+      return { kernel: { file: 'matmul/subgroup_matrix', consts }, grid: grid(tile.columns, tile.rows) };
+    }
+    case 'tiled_vec4':
+      if (rows > FEW_ROWS) {
+        const tall = Math.ceil(outputs / 64) * Math.ceil(rows / 128) >= WORKGROUPS ? 8 : 4;
+        const narrow = x === 'f16' && stored === 'f16';
+        const consts = { ROWS: tall, QUADS: narrow ? 4 : 2, ...types4, ...half('Out4', y) };
+        return { kernel: { file: 'matmul/tiled_vec4', consts }, grid: grid(64, 16 * tall) };
+      }
+      return fewRows();
+    case 'few_rows':
+      return fewRows();
+    case 'tiled':
+    case 'reference': {
+      const consts = { ...half('In', x), ...half('Weight', stored), ...half('Out', y) };
+      return { kernel: { file: `matmul/${variant}`, consts }, grid: variant === 'tiled' ? grid(64, 64) : grid(16, 4) };
+    }
+  }
+  function fewRows(): MatmulKernel {
+    const tall = leastCost([1, 2, 4, 8], 2, rows);
+    const consts = { ROWS: tall, ...types4, ...half('Out', y) };
+    return { kernel: { file: 'matmul/few_rows', consts }, grid: grid(16, tall) };
+  }
+}
+
+/** Outputs of a subgroup, down and across, and subgroups of a slice, down and across; the largest tile first. */
+const MATRIX_TILES = [
+  [64, 64, 2, 2],
+  [32, 32, 2, 2],
+  [16, 16, 2, 2],
+  [16, 16, 1, 2],
+] as const;
+const SLICES = 2;
+const TILE_K = 32;
+
+/** The largest tile of `subgroup_matrix.wgsl` that gives enough workgroups; sums do not depend on it. */
+function matrixTile(device: Device, { m, n, k }: SubgroupMatrix, rows: number, outputs: number) {
+  const tiles = MATRIX_TILES.map(([subRows, subColumns, down, across]) => ({
+    rows: subRows * down,
+    columns: subColumns * across,
+    bytes: 4 * (subRows * down + subColumns * across) * (TILE_K + 8) + 4 * SLICES * down * across * m * n,
+    consts: {
+      ...{ MATRIX_M: m, MATRIX_N: n, MATRIX_K: k, SUB_M: subRows / m, SUB_N: subColumns / n },
+      ...{ GROUP_M: down, GROUP_N: across, STEPS: TILE_K / (SLICES * k), SLICES },
+    },
+  })).filter(({ bytes }) => bytes <= device.workgroupMemory);
+  const enough = tiles.find((tile) => Math.ceil(rows / tile.rows) * Math.ceil(outputs / tile.columns) >= WORKGROUPS);
+  return enough ?? tiles.at(-1)!;
+}
+
+/** Rows a workgroup: the height with the least cost, where a workgroup costs its rows and a fixed part. */
+function leastCost(heights: readonly number[], fixed: number, rows: number): number {
+  const cost = (height: number) => Math.ceil(rows / height) * (height + fixed);
+  return heights.reduce((best, height) => (cost(height) <= cost(best) ? height : best));
+}
