@@ -117,7 +117,7 @@ async function editCommand(flags: EditFlags, io: Io): Promise<void> {
           progress.update(imagesDone + (batch.length * step) / steps, `${imagesDone} of ${flags.count} variants`);
           if (!flags.saveSteps) return;
           frames[step - 1] ??= [];
-          frames[step - 1].push(...(await framesOf(model, tokenizer, await latents(), revealed, io.signal)));
+          frames[step - 1].push(...(await framesOf(model, tokenizer, await latents(), await revealed(), io.signal)));
         },
       });
     } finally {

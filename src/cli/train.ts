@@ -1,5 +1,4 @@
 /** `emigm train`: a model from a folder of images, resumable at any moment. */
-import { existsSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
@@ -10,23 +9,23 @@ import { makeRunFolder, runFile } from '../formats/run_folder.ts';
 import { openStepLog, readStepLog } from '../formats/step_log.ts';
 import { Device } from '../gpu/device.ts';
 import { describeAxes, resolveAxes } from '../masking/axes.ts';
-import { parameterCounts } from '../models/config.ts';
 import { openTrainingData } from '../training/data/open.ts';
 import type { TrainingData } from '../training/data/types.ts';
 import { type StepRecord, train } from '../training/loop.ts';
 import { checkTrainingMemory, type TrainingMemory, trainingMemory } from '../training/memory.ts';
 import { TrainingRun } from '../training/run.ts';
 import { Smoothed } from '../training/smoothing.ts';
-import { modelFor, parseRunConfig, type RunConfig, writeRunConfig } from '../training/run_config.ts';
 import { flatAxes, resolveSettings, type TrainingSettings } from '../training/settings.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { grouped, megabytes, positiveInteger } from './options.ts';
 import { createProgress, type Progress } from './progress.ts';
-import { addHyperparameterFlags, givenHyperparameters } from './train_flags.ts';
+import { addHyperparameterFlags } from './train_flags.ts';
+import { planTraining, type TrainPlan } from './train_plan.ts';
 
 interface TrainFlags extends DeviceFlags {
   config?: string;
+  codebook?: string;
   data: string;
   out: string;
   resume?: boolean;
@@ -48,6 +47,7 @@ export function registerTrain(program: Command, io: Io): void {
     .option('--config <file>', 'network and hyper-parameters (see configs/); with --resume that of the run')
     .requiredOption('--data <path>', 'images, latents or a shard')
     .requiredOption('-o, --out <folder>', 'the run')
+    .option('--codebook <file>', 'for models of codes: made by emigm data quantise; with --resume that of the run')
     .option('--resume', 'go on from the newest checkpoint of the run, or begin when there is none')
     .option('--skip-unreadable', 'go on with a warning where a file cannot be read')
     .option('--threads <n>', 'decoding threads; default: all cores but one', positiveInteger)
@@ -59,6 +59,7 @@ export function registerTrain(program: Command, io: Io): void {
         '  emigm data shapes --out shapes --count 2000\n' +
         '  emigm train --config configs/shapes.json --data shapes --out runs/shapes\n' +
         '  emigm train --data shapes --out runs/shapes --resume --steps 4000\n' +
+        '  emigm train --config configs/shapes-discrete.json --preset maskgit --codebook codebook.safetensors --data shapes --out runs/codes\n' +
         '  emigm sample --model runs/shapes/model.safetensors',
     );
   addHyperparameterFlags(command);
@@ -68,22 +69,28 @@ export function registerTrain(program: Command, io: Io): void {
 
 async function trainCommand(flags: TrainFlags, command: Command, io: Io): Promise<void> {
   io.savesWhenStopped?.();
-  const given = readConfig(flags, command);
+  const plan = await planTraining(flags, command);
   const device = await Device.open(deviceOptions(flags));
   let data: TrainingData | undefined;
   let run: TrainingRun | undefined;
   try {
-    data = await openData(flags, given, io);
-    const config = modelFor(given, data.classes);
-    const settings = resolveSettings(given.hyperparameters, data.size);
-    const info = { ...given.info, classNames: [...data.classes], dataScale: data.scale };
+    data = await openData(flags, plan, io);
+    data = await plan.prepared(device, data);
+    const model = plan.model(data.classes);
+    const settings = resolveSettings(plan.hyperparameters, data.size);
+    const info = { ...plan.info, classNames: [...data.classes], dataScale: data.scale };
     await makeRunFolder(flags.out);
-    const options = { folder: flags.out, config, settings, info, data };
-    const memory = await trainingMemory(config, settings, device);
-    if (!flags.quiet) introduce(io, device, data, memory, settings, parameterCounts(config).total);
+    const { size, classes, scale } = data;
+    const facts = { size, classes, scale, codebook: plan.codebook };
+    const memory = await trainingMemory(model, settings, device);
+    if (!flags.quiet) introduce(io, device, data, memory, settings, model.parameterCount);
     checkTrainingMemory(device, memory, settings);
-    run = await TrainingRun.open(device, options, flags.resume ?? false);
-    await keepConfig(flags.out, given);
+    run = await TrainingRun.open(
+      device,
+      { folder: flags.out, model, settings, info, data: facts },
+      flags.resume ?? false,
+    );
+    await plan.keep();
     if (run.from > 0 && !flags.quiet) io.out(`resumed     after step ${grouped(run.from)}`);
     await loop(flags, io, run, data, settings);
   } finally {
@@ -93,34 +100,14 @@ async function trainCommand(flags: TrainFlags, command: Command, io: Io): Promis
   }
 }
 
-function readConfig(flags: TrainFlags, command: Command): RunConfig & { text: string } {
-  const kept = runFile(flags.out, 'config.json');
-  const path = flags.config ?? (flags.resume && existsSync(kept) ? kept : undefined);
-  if (path === undefined) {
-    throw new EmigmError('input', 'name a configuration with --config, such as configs/shapes.json');
-  }
-  let text: string;
-  try {
-    text = readFileSync(path, 'utf8');
-  } catch (cause) {
-    throw new EmigmError('file', `${path}: the configuration cannot be read`, { cause });
-  }
-  return { ...parseRunConfig(text, givenHyperparameters(command), path), text };
-}
-
-/** The configuration with what the flags changed, so that --resume needs no flags. */
-async function keepConfig(folder: string, { text, ...given }: RunConfig & { text: string }): Promise<void> {
-  await writeAtomically(runFile(folder, 'config.json'), (put) => put(Buffer.from(writeRunConfig(text, given))));
-}
-
-async function openData(flags: TrainFlags, { model, dataScale, hyperparameters }: RunConfig, io: Io) {
+async function openData(flags: TrainFlags, { images, dataScale, hyperparameters }: TrainPlan, io: Io) {
   const progress = createProgress(io, { label: 'reading data', total: 1, quiet: flags.quiet });
   try {
     return await openTrainingData(flags.data, {
       batch: hyperparameters.batch,
       seed: hyperparameters.seed,
-      channels: model.channels,
-      size: model.imageSize / model.vaeStride,
+      channels: images.channels,
+      size: images.size,
       flip: hyperparameters.flip,
       dataScale: dataScale ?? 'unit-variance',
       skipUnreadable: flags.skipUnreadable,

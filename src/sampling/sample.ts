@@ -1,8 +1,9 @@
 /** Sampling images: the run split into batches, each replayed step by step, with progress, timing and cancellation. */
 import { EmigmError } from '../errors.ts';
+import type { Device } from '../gpu/device.ts';
 import { PartTimer } from '../gpu/timer.ts';
 import type { Emigm } from '../models/emigm.ts';
-import type { BatchSampler, KeptTokens } from './batch.ts';
+import type { BatchInput, BatchSampler, KeptTokens } from './batch.ts';
 import { prepareBatch } from './memory.ts';
 import { planBatch } from './plan.ts';
 import { resolveSettings, type SampleSettings } from './settings.ts';
@@ -19,7 +20,7 @@ export interface SampleProgress {
   /** Reads the latents of this batch as they are now, [batch, channels, side, side]; unrevealed tokens are 0. */
   latents(): Promise<Float32Array>;
   /** For each image of the batch, 1 where a grid position has been revealed. */
-  revealed: readonly Uint8Array[];
+  revealed(): Promise<readonly Uint8Array[]>;
 }
 
 export interface SampleRequest extends Partial<SampleSettings> {
@@ -67,31 +68,54 @@ export interface SampleStats {
   };
 }
 
+/** A batch that is set up on the device. */
+export interface PreparedBatch<Input> {
+  readonly stepCount: number;
+  /** Network evaluations an image. */
+  readonly nfe: number;
+  readonly headEvaluations: number;
+  readonly dispatches: number;
+  /** Whether another batch can use this recording. */
+  fits(input: Input): boolean;
+  load(input: Input): void;
+  begin(timer?: PartTimer): void;
+  /** Submits step `i`. */
+  step(i: number, timer?: PartTimer): void;
+  /** The latents as they are now, [images, channels, side, side]. */
+  images(): Promise<Float32Array>;
+  dispose(): void;
+}
+
+/** How a kind of model draws a batch. */
+export interface BatchMethod<Input, Batch extends PreparedBatch<Input>> {
+  plan(classes: readonly (number | undefined)[], indices: readonly number[]): Input;
+  prepare(input: Input): Promise<Batch>;
+  /** What is revealed after the first `steps` steps: see `SampleProgress`. */
+  revealed(batch: Batch, input: Input, steps: number): readonly Uint8Array[] | Promise<readonly Uint8Array[]>;
+}
+
+/** A model as the loop sees it. */
+interface Drawable {
+  readonly device: Device;
+  readonly config: { readonly classes: number };
+}
+
+type LoopRequest = Pick<SampleRequest, 'classes' | 'batch' | 'indices' | 'onStep' | 'signal'>;
+
 /**
- * Samples images batch by batch. Each depends on the seed, its index, its class and the settings alone, not on the
- * batch in which it is made.
- * @throws EmigmError 'input' for bad requests, 'memory' naming a batch size that fits, 'aborted'
+ * Draws batch by batch by a method of drawing one.
+ * @throws EmigmError 'input' for bad requests, 'memory', 'aborted'
  */
-export async function* sampleBatches(
-  model: Emigm,
-  request: SampleRequest,
-  stats: SampleStats = emptyStats(),
+export async function* drawBatches<Input, Batch extends PreparedBatch<Input>>(
+  model: Drawable,
+  method: BatchMethod<Input, Batch>,
+  { classes, batch = 16, indices = classes.map((_, i) => i), onStep, signal }: LoopRequest,
+  stats: SampleStats,
 ): AsyncGenerator<SampledImage[], SampleStats> {
-  const {
-    classes,
-    batch = 16,
-    indices = classes.map((_, i) => i),
-    outputScale,
-    kept,
-    onStep,
-    signal,
-    ...rest
-  } = request;
-  const settings = resolveSettings(rest);
   check(model, classes, batch, indices);
   const { device } = model;
   const timer = device.hasTimestamps ? new PartTimer(device) : undefined;
-  let sampler: BatchSampler | undefined;
+  let sampler: Batch | undefined;
   const abort = () => {
     if (signal?.aborted) throw new EmigmError('aborted', 'sampling was stopped');
   };
@@ -101,51 +125,45 @@ export async function* sampleBatches(
       const chosen = indices.slice(first, first + batch);
       let clock = performance.now();
       const lap = () => (performance.now() - clock) / 1000;
-      const input = planBatch(model, settings, classes.slice(first, first + batch), chosen, kept);
+      const input = method.plan(classes.slice(first, first + batch), chosen);
       if (!sampler?.fits(input)) {
         sampler?.dispose();
         sampler = undefined;
-        sampler = await prepareBatch(model, settings, input, outputScale);
+        sampler = await method.prepare(input);
       }
-      sampler.load(input);
+      const running = sampler;
+      running.load(input);
       stats.seconds.prepare += lap();
 
       clock = performance.now();
       const began = clock;
-      sampler.begin(timer);
-      const revealed = chosen.map(() =>
-        Uint8Array.from({ length: model.sequenceLength }, (_, i) => (kept?.masked[i] === 0 ? 1 : 0)),
-      );
-      for (let step = 0; step < sampler.stepCount; step++) {
+      running.begin(timer);
+      for (let step = 0; step < running.stepCount; step++) {
         abort();
         clock = performance.now();
-        sampler.step(step, timer);
+        running.step(step, timer);
         stats.seconds.host += lap();
         await device.done();
-        for (const [image, positions] of input.steps[step].positions.entries()) {
-          for (const position of Array.from(positions)) revealed[image][position] = 1;
-        }
-        const latents = () => sampler!.images();
         await onStep?.({
           imagesDone: first,
           images: classes.length,
           step: step + 1,
-          steps: sampler.stepCount,
+          steps: running.stepCount,
           batch: chosen,
-          latents,
-          revealed,
+          latents: () => running.images(),
+          revealed: async () => method.revealed(running, input, step + 1),
         });
       }
-      const latents = await sampler.images();
+      const latents = await running.images();
       stats.seconds.total += (performance.now() - began) / 1000;
       for (const [part, seconds] of Object.entries((await timer?.read()) ?? {})) {
         stats.seconds.parts[part] = (stats.seconds.parts[part] ?? 0) + seconds;
       }
       stats.images += chosen.length;
       stats.batches++;
-      stats.nfe = sampler.nfe;
-      stats.headEvaluations += sampler.headEvaluations;
-      stats.dispatches = sampler.dispatches;
+      stats.nfe = running.nfe;
+      stats.headEvaluations += running.headEvaluations;
+      stats.dispatches = running.dispatches;
       const size = latents.length / chosen.length;
       yield chosen.map((index, i) => ({
         index,
@@ -158,6 +176,40 @@ export async function* sampleBatches(
     sampler?.dispose();
     timer?.dispose();
   }
+}
+
+/** Masks [tokens] of what the planned steps have revealed of each image; `known`: what was there from the start. */
+export function revealedMasks(
+  steps: readonly { positions: readonly ArrayLike<number>[] }[],
+  tokens: number,
+  known: (position: number) => boolean = () => false,
+): Uint8Array[] {
+  return (steps[0]?.positions ?? []).map((_, image) => {
+    const mask = Uint8Array.from({ length: tokens }, (_, position) => (known(position) ? 1 : 0));
+    for (const { positions } of steps) for (const position of Array.from(positions[image])) mask[position] = 1;
+    return mask;
+  });
+}
+
+/**
+ * Samples images batch by batch. Each depends on the seed, its index, its class and the settings alone, not on the
+ * batch in which it is made.
+ * @throws EmigmError 'input' for bad requests, 'memory' naming a batch size that fits, 'aborted'
+ */
+export async function* sampleBatches(
+  model: Emigm,
+  request: SampleRequest,
+  stats: SampleStats = emptyStats(),
+): AsyncGenerator<SampledImage[], SampleStats> {
+  const { classes, batch, indices, outputScale, kept, onStep, signal, ...rest } = request;
+  const settings = resolveSettings(rest);
+  const method: BatchMethod<BatchInput, BatchSampler> = {
+    plan: (classes, indices) => planBatch(model, settings, classes, indices, kept),
+    prepare: (input) => prepareBatch(model, settings, input, outputScale),
+    revealed: (_, input, steps) =>
+      revealedMasks(input.steps.slice(0, steps), model.sequenceLength, (position) => kept?.masked[position] === 0),
+  };
+  return yield* drawBatches(model, method, { classes, batch, indices, onStep, signal }, stats);
 }
 
 /** Samples all images of the request and returns them with what was run. */
@@ -177,7 +229,7 @@ export function emptyStats(): SampleStats {
 }
 
 function check(
-  model: Emigm,
+  model: Drawable,
   classes: readonly (number | undefined)[],
   batch: number,
   indices: readonly number[],

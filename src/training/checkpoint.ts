@@ -9,7 +9,8 @@ import { openSafetensors, writeSafetensors } from '../formats/safetensors.ts';
 import { saveModel } from '../models/checkpoint.ts';
 import { type ModelConfig, stateDictShapes } from '../models/config.ts';
 import type { ModelInfo } from '../models/info.ts';
-import type { Parameters, State } from './parameters.ts';
+import type { TrunkConfig } from '../models/trunk.ts';
+import type { ParameterStore, State } from './parameters.ts';
 
 const FORMAT = 'emigm-wgsl training';
 const VERSION = 1;
@@ -19,13 +20,17 @@ const SAVED = ['value', 'firstMoment', 'secondMoment', 'average'] as const satis
 export interface CheckpointHeader {
   /** Steps that were taken. */
   step: number;
-  config: ModelConfig;
+  config: TrunkConfig;
   /** Settings and facts of the run that a resumed one must share; compared key by key. */
   settings: Readonly<Record<string, unknown>>;
 }
 
 /** Writes a checkpoint under its final name when it is complete. @throws EmigmError 'file' when the disk refuses */
-export async function saveCheckpoint(run: string, parameters: Parameters, header: CheckpointHeader): Promise<string> {
+export async function saveCheckpoint(
+  run: string,
+  parameters: ParameterStore,
+  header: CheckpointHeader,
+): Promise<string> {
   const path = checkpointPath(run, header.step);
   const tensors = SAVED.flatMap((state) =>
     parameters.list.map(({ name, shape }) => ({
@@ -66,7 +71,7 @@ export async function readCheckpointHeader(run: string, step: number): Promise<C
 }
 
 /** Puts a checkpoint's numbers back. @throws EmigmError naming the tensor that is missing or has another shape */
-export async function loadCheckpoint(run: string, step: number, parameters: Parameters): Promise<void> {
+export async function loadCheckpoint(run: string, step: number, parameters: ParameterStore): Promise<void> {
   const path = checkpointPath(run, step);
   const file = await openSafetensors(path);
   try {
@@ -84,13 +89,14 @@ export async function loadCheckpoint(run: string, step: number, parameters: Para
 /** Writes the averaged weights as a model file for `emigm sample`. */
 export async function exportAverage(
   path: string,
-  parameters: Parameters,
+  parameters: ParameterStore,
+  config: ModelConfig,
   info: ModelInfo,
   dtype: 'F32' | 'F16' = 'F32',
 ): Promise<void> {
   await saveModel(path, {
-    config: parameters.config,
-    info: { ...info, weights: 'model_ema', ...(parameters.config.maskGuidance && { maskToken: 'averaged' as const }) },
+    config,
+    info: { ...info, weights: 'model_ema', ...(config.maskGuidance && { maskToken: 'averaged' as const }) },
     dtype,
     read: (name) => parameters.read(name, 'average') as Promise<Float32Array<ArrayBuffer>>,
   });
@@ -100,13 +106,18 @@ export async function exportAverage(
  * Writes a state dict with the official names and shapes, all of them (a shared mask token stands twice, as in the
  * official files), f32: `model.load_state_dict(safetensors.torch.load_file(path))`.
  */
-export async function exportStateDict(path: string, parameters: Parameters, state: State): Promise<void> {
-  const tensors = [...stateDictShapes(parameters.config)].map(([name, shape]) => ({
+export async function exportStateDict(
+  path: string,
+  parameters: ParameterStore,
+  config: ModelConfig,
+  state: State,
+): Promise<void> {
+  const tensors = [...stateDictShapes(config)].map(([name, shape]) => ({
     name,
     dtype: 'F32' as const,
     shape,
     data: () => {
-      const shared = name === 'mask_token' && parameters.config.maskGuidance;
+      const shared = name === 'mask_token' && config.maskGuidance;
       return parameters.read(shared ? 'fake_latent' : name, state) as Promise<Float32Array<ArrayBuffer>>;
     },
   }));

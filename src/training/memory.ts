@@ -1,10 +1,9 @@
 /** Memory of a training run, counted on a device that takes none: the run is set up and recorded there. */
 import { EmigmError } from '../errors.ts';
 import { type Abilities, bufferBytes, Device, mib } from '../gpu/device.ts';
-import type { ModelConfig } from '../models/config.ts';
-import { parameterBytes, Parameters, type ParameterStore } from './parameters.ts';
+import { parameterBytes } from './parameters.ts';
+import type { RunModel } from './run_model.ts';
 import type { TrainingSettings } from './settings.ts';
-import { Trainer } from './trainer.ts';
 
 /** Bytes on the device. */
 export interface TrainingMemory {
@@ -19,25 +18,14 @@ export interface TrainingMemory {
   total: number;
 }
 
-/** Puts parameters and a trainer of them on a device. */
-export type SetUp = (device: Device) => { parameters: ParameterStore; trainer: Trainer };
-
 /** Memory that `Trainer.prepare` will have taken on a device of these abilities. Needs no driver. */
-export function trainingMemory(
-  config: ModelConfig,
+export async function trainingMemory(
+  model: RunModel,
   settings: TrainingSettings,
   abilities: Partial<Abilities>,
 ): Promise<TrainingMemory> {
-  return plannedMemory((device) => {
-    const parameters = new Parameters(device, config);
-    return { parameters, trainer: Trainer.of(parameters, settings) };
-  }, abilities);
-}
-
-/** As `trainingMemory`, of what `setUp` puts on the device. */
-export async function plannedMemory(setUp: SetUp, abilities: Partial<Abilities>): Promise<TrainingMemory> {
   const device = await Device.plan(abilities);
-  const { parameters: state, trainer } = setUp(device);
+  const { parameters: state, trainer } = model.setUp(device, settings);
   try {
     const slots = trainer.plan().map(bufferBytes);
     const parameters = parameterBytes(state);

@@ -117,8 +117,13 @@ export function writeRunConfig(text: string, { info, hyperparameters }: ReadRunC
 
 /** The network for this data. @throws EmigmError 'input' when it has another number of classes */
 export function modelFor({ model }: RunConfig, classes: readonly string[]): ModelConfig {
-  if (model.classes !== undefined && model.classes !== classes.length) {
-    throw new EmigmError('input', `the model has ${model.classes} classes, the data ${classes.length}`);
+  return { ...model, classes: classesFor(model.classes, classes) };
+}
+
+/** The number of classes of the data. @throws EmigmError 'input' when the model has another one */
+export function classesFor(wanted: number | undefined, { length }: readonly string[]): number {
+  if (wanted !== undefined && wanted !== length) {
+    throw new EmigmError('input', `the model has ${wanted} classes, the data ${length}`);
   }
-  return { ...model, classes: classes.length };
+  return length;
 }

@@ -87,7 +87,7 @@ describe.each([
       ...base,
       indices: [0, 1, 2],
       batch: 2,
-      onStep: ({ revealed }) => void seen.push(revealed[0].filter((one) => one === 1).length),
+      onStep: async ({ revealed }) => void seen.push((await revealed())[0].filter((one) => one === 1).length),
     });
     // One token of the four by four, and the three beside it.
     expect(Array.from(result.masked)).toEqual([1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);

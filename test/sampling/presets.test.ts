@@ -180,7 +180,7 @@ describe('sampling', () => {
       before = now;
       seen.push(...changed);
       expect([...new Set(seen)].sort((a, b) => a - b)).toEqual(
-        [...revealed[0].entries()].filter(([, on]) => on).map(([p]) => p),
+        [...(await revealed())[0].entries()].filter(([, on]) => on).map(([p]) => p),
       );
     };
     const { images } = await sample(model, { ...asked, classes: [1], onStep });

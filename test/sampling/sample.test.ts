@@ -74,7 +74,8 @@ describe('settings', () => {
       await draw({
         classes: [1],
         maskSchedule,
-        onStep: ({ revealed: [mask] }) => {
+        onStep: async (progress) => {
+          const [mask] = await progress.revealed();
           revealed.push(mask.reduce((a, b) => a + b, 0));
         },
       });

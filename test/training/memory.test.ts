@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
 import { initialParameters } from '../../src/training/initialize.ts';
 import { checkTrainingMemory, trainingMemory } from '../../src/training/memory.ts';
+import { continuousModel } from '../../src/training/run_model.ts';
 import { Parameters } from '../../src/training/parameters.ts';
 import { checkHyperparameters, resolveSettings } from '../../src/training/settings.ts';
 import { Trainer } from '../../src/training/trainer.ts';
@@ -13,7 +14,7 @@ const settings = (given: object) => resolveSettings(checkHyperparameters({ batch
 describe('memory of training', () => {
   it.each([{}, { checkpointing: true }, { microBatch: 2, diffusionBatchMul: 1 }])('%j', async (given) => {
     const device = await Device.open();
-    const planned = await trainingMemory(toyConfig, settings(given), device);
+    const planned = await trainingMemory(continuousModel(toyConfig), settings(given), device);
     const before = device.allocated;
     const parameters = new Parameters(device, toyConfig);
     await parameters.load(initialParameters(toyConfig, 0));
@@ -31,7 +32,7 @@ describe('memory of training', () => {
 
   it('says what to change when it does not fit', async () => {
     const device = await Device.open({ memory: 2 ** 20 });
-    const planned = await trainingMemory(toyConfig, settings({}), device);
+    const planned = await trainingMemory(continuousModel(toyConfig), settings({}), device);
     const check = () => checkTrainingMemory(device, planned, settings({}));
     expect(check).toThrow(/training needs [\d.]+ MiB.*try --micro-batch 4 or --checkpointing/);
     device.dispose();
