@@ -1,10 +1,10 @@
 /** A peer in a process of its own: does one thing at a time, as it is told by messages. */
-import { PEERS, type Prepared } from './peer.ts';
+import { PEERS, type PeerOptions, type Prepared } from './peer.ts';
 import type { Matrices } from './ops.ts';
 import { workloads } from './workloads.ts';
 
 export type Request =
-  | { do: 'open'; peer: string; adapter: string | undefined }
+  | { do: 'open'; peer: string; options: PeerOptions }
   | { do: 'prepare'; work: string }
   | { do: 'measure' }
   | { do: 'release' };
@@ -27,7 +27,7 @@ let calls = 1;
 async function answer(request: Request): Promise<Reply> {
   switch (request.do) {
     case 'open': {
-      peer = await PEERS.find(({ name }) => name === request.peer)!.open(request.adapter);
+      peer = await PEERS.find(({ name }) => name === request.peer)!.open(request.options);
       return { device: peer.device, versions: peer.versions };
     }
     case 'prepare': {

@@ -1,20 +1,27 @@
 /** What browsers have and Node has not, for peers written for browsers: `navigator.gpu` on the adapter asked for. */
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
-import { type OpenedAdapter, openAdapter } from '../../src/gpu/node.ts';
+import { create } from 'webgpu';
+import { openAdapter } from '../../src/gpu/node.ts';
 import { waitWithPauses } from '../../src/gpu/wait.ts';
 
 /**
- * Installs `navigator.gpu`, whose one adapter is the engine's own, in the same Dawn with the same toggles. Waiting pauses
- * between Dawn's questions as the engine's own does: else one core is lost to asking, which is no matter of kernels.
+ * How peers that know nothing of Node are run. `plain`: Dawn as the npm package opens it, which is how users of these peers
+ * get it. `shared`: with the engine's own ways around the kernels: Dawn without bounds checks, and pauses between the
+ * questions whether the device is done, so that no core is lost to asking. What is left to compare are the kernels.
  */
-export async function installBrowser(choice: string | undefined): Promise<string> {
-  const opened = await openAdapter(choice);
+export type Hosting = 'plain' | 'shared';
+
+/** Installs `navigator.gpu` on the adapter asked for and what else browsers have; returns the adapter's name. */
+export async function installBrowser({ adapter: choice, hosting }: { adapter?: string; hosting: Hosting }) {
+  const opened = await openAdapter(choice); // names the driver in the environment, which other Dawns then open too
+  const source = hosting === 'shared' ? opened.gpu : create(['enable-dawn-features=allow_unsafe_apis']);
   patchPrototypes();
+  if (hosting === 'shared') waitAsEngine();
   const gpu = {
-    wgslLanguageFeatures: opened.gpu.wgslLanguageFeatures,
+    wgslLanguageFeatures: source.wgslLanguageFeatures,
     getPreferredCanvasFormat: () => 'bgra8unorm',
-    requestAdapter: (options?: GPURequestAdapterOptions) => opened.gpu.requestAdapter(options),
+    requestAdapter: (options?: GPURequestAdapterOptions) => source.requestAdapter(options),
   };
   const navigator = {
     gpu,
@@ -28,17 +35,18 @@ export async function installBrowser(choice: string | undefined): Promise<string
   Object.assign(globalThis, { self: globalThis });
   serveFiles();
   setInterval(() => {}, 1000); // Node blocks on compilers of WebAssembly when it has nothing else to wait for
-  kept.push(opened);
+  kept.push(opened, source);
   const { description, device, vendor } = opened.adapter.info;
   return description || device || vendor;
 }
 
-const kept: OpenedAdapter[] = [];
+/** What Dawn needs to stay alive. */
+const kept: object[] = [];
 
 type Patched = Record<string, (...args: unknown[]) => unknown>;
 const prototypeOf = (name: string) => (globalThis as unknown as Record<string, { prototype: Patched }>)[name].prototype;
 
-function patchPrototypes(): void {
+function waitAsEngine(): void {
   for (const [name, method] of [
     ['GPUBuffer', 'mapAsync'],
     ['GPUQueue', 'onSubmittedWorkDone'],
@@ -49,6 +57,9 @@ function patchPrototypes(): void {
       return waitWithPauses(original.apply(this, args) as Promise<unknown>);
     };
   }
+}
+
+function patchPrototypes(): void {
   // tfjs 4.22 nests a list of features in the list; browsers turn it into a string.
   const adapter = prototypeOf('GPUAdapter');
   const { requestDevice } = adapter;

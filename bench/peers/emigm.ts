@@ -11,6 +11,7 @@ import { block, loadBlock } from '../../src/nn/block.ts';
 import { conditionEmbedding, headNoise, loadHead } from '../../src/nn/head.ts';
 import { WeightLoader } from '../../src/nn/weights.ts';
 import { attention } from '../../src/ops/attention.ts';
+import { layernorm } from '../../src/ops/layernorm.ts';
 import { createLinear, destroyLinear, linear } from '../../src/ops/matmul.ts';
 import { addTrunk, IndexList, trunkIndices } from '../../src/sampling/indices.ts';
 import type { Matrices, Matrix } from './ops.ts';
@@ -106,6 +107,17 @@ const LOAD: Record<Workload['kind'], (device: Device, work: Workload) => Promise
           r.call({ op: 'tanh', kernel: { file }, operands: { x: y, y: next }, params: { size: columns / 4 }, grid });
           y = next;
         }
+        return y;
+      },
+      free: () => {},
+    };
+  },
+
+  async norms(_, { sizes: { count, columns } }) {
+    return {
+      record: (r, { x }) => {
+        let y = x;
+        for (let i = 0; i < count; i++) y = layernorm(r, y, columns, {});
         return y;
       },
       free: () => {},

@@ -4,7 +4,7 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { addIteratorHelpers, installBrowser } from './dawn.ts';
 import type { Matrices, Ops } from './ops.ts';
-import { load, type Peer } from './peer.ts';
+import { load, type Peer, type PeerOptions } from './peer.ts';
 import { mapValues } from './tfjs.ts';
 
 /** An array, or a tracer. Operations take over what they are given; `ref` gives another hold on it. */
@@ -45,8 +45,8 @@ function versionOf(name: string): string {
   return JSON.parse(readFileSync(join(folder, 'node_modules', name, 'package.json'), 'utf8')).version;
 }
 
-export async function openJax(adapter: string | undefined): Promise<Peer> {
-  const device = await installBrowser(adapter);
+export async function openJax(options: PeerOptions): Promise<Peer> {
+  const device = await installBrowser(options);
   addIteratorHelpers();
   const jax = await load<Jax>('@jax-js/jax');
   await jax.init('webgpu');

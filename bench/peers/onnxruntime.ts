@@ -7,7 +7,7 @@ import { openAdapter } from '../../src/gpu/node.ts';
 import { installBrowser } from './dawn.ts';
 import { OnnxWriter } from './onnx_writer.ts';
 import type { Matrices, Ops } from './ops.ts';
-import { load, type Peer } from './peer.ts';
+import { load, type Peer, type PeerOptions } from './peer.ts';
 import type { Workload } from './workloads.ts';
 
 interface OrtTensor {
@@ -36,8 +36,8 @@ const versionOf = (name: string): string =>
   JSON.parse(readFileSync(join(packageOf(name), 'package.json'), 'utf8')).version;
 
 /** The WebAssembly build (its WebGPU backend is the native one, compiled), on the adapter asked for. */
-export async function openWeb(adapter: string | undefined): Promise<Peer> {
-  const device = await installBrowser(adapter);
+export async function openWeb(options: PeerOptions): Promise<Peer> {
+  const device = await installBrowser(options);
   const file = join(packageOf('onnxruntime-web'), 'dist', 'ort.webgpu.mjs');
   const ort = await load<Ort>(pathToFileURL(file).href);
   ort.env.wasm.numThreads = 1;

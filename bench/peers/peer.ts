@@ -1,4 +1,5 @@
 /** What a peer is to the benchmark, and the list of them. */
+import type { Hosting } from './dawn.ts';
 import type { Matrices } from './ops.ts';
 import type { Workload } from './workloads.ts';
 
@@ -16,6 +17,11 @@ export interface Peer {
   prepare(work: Workload): Promise<Prepared>;
 }
 
+export interface PeerOptions {
+  adapter?: string;
+  hosting: Hosting;
+}
+
 export interface PeerDescription {
   name: string;
   /** Runs on the adapter that is asked for; else on the CPU by itself. */
@@ -24,14 +30,14 @@ export interface PeerDescription {
   needs?: string;
   /** Flags of the child process. */
   flags?: readonly string[];
-  open(adapter: string | undefined): Promise<Peer>;
+  open(options: PeerOptions): Promise<Peer>;
 }
 
 export const PEERS: readonly PeerDescription[] = [
   {
     name: 'emigm',
     onAdapter: true,
-    open: async (adapter) => (await import('./emigm.ts')).openEmigm(adapter),
+    open: async ({ adapter }) => (await import('./emigm.ts')).openEmigm(adapter),
   },
   {
     name: 'onnxruntime-web WebGPU',
@@ -39,26 +45,26 @@ export const PEERS: readonly PeerDescription[] = [
     needs: 'onnxruntime-web',
     // Its 26 MB of WebAssembly only drive the device: baseline code does, and no compiler disturbs for a minute.
     flags: ['--liftoff-only'],
-    open: async (adapter) => (await import('./onnxruntime.ts')).openWeb(adapter),
+    open: async (options) => (await import('./onnxruntime.ts')).openWeb(options),
   },
   {
     name: 'tfjs WebGPU',
     onAdapter: true,
     needs: '@tensorflow/tfjs-backend-webgpu',
-    open: async (adapter) => (await import('./tfjs.ts')).openTfjs(adapter),
+    open: async (options) => (await import('./tfjs.ts')).openTfjs(options),
   },
   {
     name: 'jax-js jit',
     onAdapter: true,
     needs: '@jax-js/jax',
     flags: ['--stack-size=4000'], // tracing recurses once for every operation
-    open: async (adapter) => (await import('./jax.ts')).openJax(adapter),
+    open: async (options) => (await import('./jax.ts')).openJax(options),
   },
   {
     name: 'onnxruntime-node WebGPU',
     onAdapter: true,
     needs: 'onnxruntime-node',
-    open: async (adapter) => (await import('./onnxruntime.ts')).openNode('webgpu', adapter),
+    open: async ({ adapter }) => (await import('./onnxruntime.ts')).openNode('webgpu', adapter),
   },
   {
     name: 'onnxruntime-node CPU',

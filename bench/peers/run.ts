@@ -2,12 +2,13 @@
 import { createRequire } from 'node:module';
 import { cpus } from 'node:os';
 import { basename, isAbsolute } from 'node:path';
-import { Command, CommanderError } from 'commander';
-import { positiveInteger } from '../../src/cli/options.ts';
+import { Command, CommanderError, Option } from 'commander';
+import { oneOf, positiveInteger } from '../../src/cli/options.ts';
 import { commit } from '../../src/cli/versions.ts';
 import { EmigmError } from '../../src/errors.ts';
 import { Device } from '../../src/gpu/device.ts';
 import { summarise } from '../../src/measurement/statistics.ts';
+import type { Hosting } from './dawn.ts';
 import { Float64Ops } from './float64.ts';
 import { PEERS, type PeerDescription } from './peer.ts';
 import { PeerProcess } from './process.ts';
@@ -19,6 +20,7 @@ interface Flags {
   only?: string;
   peers?: string;
   rounds: number;
+  hosting: Hosting;
   limit: number;
   json?: string;
   verbose?: boolean;
@@ -37,6 +39,14 @@ function command(): Command {
     .option('--only <pattern>', 'work whose name matches this regular expression')
     .option('--peers <pattern>', 'peers whose name matches this regular expression (this engine always takes part)')
     .option('--rounds <n>', 'measurements of each peer', positiveInteger, 5)
+    .addOption(
+      new Option(
+        '--hosting <how>',
+        "browser peers on plain Dawn, or with the engine's settings of it and way of waiting",
+      )
+        .default('plain')
+        .argParser(oneOf(['plain', 'shared'])),
+    )
     .option('--limit <seconds>', 'a peer that takes longer for one piece of work is left out', positiveInteger, 60)
     .option('--json <file>', 'where the result goes')
     .option('--verbose', 'show what the peers print')
@@ -113,6 +123,7 @@ async function emptyResult(flags: Flags, argv: readonly string[]): Promise<PeerR
 /** Starts the peers, one after the other; those that cannot are left out with a line. */
 async function openPeers(flags: Flags, result: PeerResult, say: (line: string) => void): Promise<PeerProcess[]> {
   const pattern = new RegExp(flags.peers ?? '');
+  const options = { adapter: flags.adapter, hosting: flags.hosting };
   const open: PeerProcess[] = [];
   for (const description of PEERS.filter(({ name }) => name === 'emigm' || pattern.test(name))) {
     const { name, needs } = description;
@@ -122,7 +133,7 @@ async function openPeers(flags: Flags, result: PeerResult, say: (line: string) =
     }
     const process = new PeerProcess(description, flags.verbose ?? false);
     try {
-      const { device, versions } = await process.ask({ do: 'open', peer: name, adapter: flags.adapter }, 120);
+      const { device, versions } = await process.ask({ do: 'open', peer: name, options }, 120);
       result.devices[name] = device;
       Object.assign(result.versions, versions);
       open.push(process);

@@ -1,7 +1,7 @@
 /** tfjs-backend-webgpu. It has no graph: every operation is called each time, as its layers do. */
 import { installBrowser, require } from './dawn.ts';
 import type { Matrices, Ops } from './ops.ts';
-import type { Peer } from './peer.ts';
+import type { Peer, PeerOptions } from './peer.ts';
 
 interface Tensor {
   shape: readonly number[];
@@ -34,8 +34,8 @@ interface Tf {
   version_core: string;
 }
 
-export async function openTfjs(adapter: string | undefined): Promise<Peer> {
-  const device = await installBrowser(adapter);
+export async function openTfjs(options: PeerOptions): Promise<Peer> {
+  const device = await installBrowser(options);
   const tf = require('@tensorflow/tfjs-core') as Tf;
   require('@tensorflow/tfjs-backend-webgpu');
   await tf.setBackend('webgpu');

@@ -6,7 +6,7 @@ import { type Matrices, type Matrix, matrix, type Ops } from './ops.ts';
 
 export interface Workload {
   name: string;
-  kind: 'matmul' | 'attention' | 'block' | 'tiny' | 'head' | 'network';
+  kind: 'matmul' | 'attention' | 'block' | 'tiny' | 'norms' | 'head' | 'network';
   /** Sizes, for the tables and for the engine's own recording. */
   sizes: Readonly<Record<string, number>>;
   /** Floating-point operations, a multiply-add counted as two. */
@@ -148,6 +148,23 @@ export function tinyWork(count = 200, columns = 1024): Workload {
   };
 }
 
+/** Dependent layer norms: small operations that no compiler can make one kernel of, as it can of `tinyWork`. */
+export function normsWork(count = 200, columns = 1024): Workload {
+  return {
+    name: `${count} tiny layer norms`,
+    kind: 'norms',
+    sizes: { count, columns },
+    flops: 8 * count * columns,
+    inputs: () => ({ x: random(1, 1, columns) }),
+    parameters: async () => ({}),
+    build: (ops) => {
+      let x = ops.input('x');
+      for (let i = 0; i < count; i++) x = ops.layerNorm(x);
+      return x;
+    },
+  };
+}
+
 export function headWork(rows = gridSize(CONFIG) ** 2): Workload {
   const { headWidth: width, headDepth: depth, channels } = CONFIG;
   return {
@@ -249,6 +266,7 @@ export function workloads(): Workload[] {
   return [
     ...[64, 320, 1024].flatMap((m) => pairs.map(([k, n]) => matmulWork(m, k, n))),
     tinyWork(),
+    normsWork(),
     attentionWork(),
     blockWork(),
     headWork(),
