@@ -8,7 +8,10 @@
  */
 import { toBytes } from './formats/images.ts';
 import type { RgbImage } from './formats/rgb.ts';
+import type { LoadedDiscreteModel } from './models/discrete/file.ts';
+import { DiscreteNetwork } from './models/discrete/network.ts';
 import { type LoadedModel, classNumber } from './models/load.ts';
+import { sampleDiscreteBatches } from './sampling/discrete/sample.ts';
 import {
   emptyStats,
   type SampledImage,
@@ -25,6 +28,9 @@ export { type ModelConfig, parameterCounts, parameterShapes, preset, presets } f
 export { Emigm } from './models/emigm.ts';
 export { type EncodedFolder, type EncodeFolderOptions, encodeFolder } from './models/encode_folder.ts';
 export type { ModelInfo, RecommendedSampling } from './models/info.ts';
+export { type LoadedDiscreteModel, type LoadDiscreteOptions, loadDiscreteModel } from './models/discrete/file.ts';
+export type { DiscreteConfig } from './models/discrete/config.ts';
+export { type ModelKind, modelKind } from './models/kind.ts';
 export { type LoadedModel, type LoadModelOptions, loadModel } from './models/load.ts';
 export {
   checkTokenizer,
@@ -68,7 +74,7 @@ export function settingsFor({ info }: Pick<LoadedModel, 'info'>, asked: Partial<
  * @throws EmigmError 'input' for bad settings, 'memory' naming a batch size that fits, 'aborted'
  */
 export async function* sampleStream(
-  model: LoadedModel,
+  model: LoadedModel | LoadedDiscreteModel,
   { classes, batch, indices, onStep, signal, ...asked }: SampleOptions,
   stats: SampleStats = emptyStats(),
 ): AsyncGenerator<GeneratedImage[], SampleStats> {
@@ -83,7 +89,11 @@ export async function* sampleStream(
     signal,
     outputScale: isPixelModel ? 1 / (info.dataScale ?? 1) : 1,
   };
-  for await (const images of sampleBatches(network, request, stats)) {
+  const stream =
+    network instanceof DiscreteNetwork
+      ? sampleDiscreteBatches(network, request, stats)
+      : sampleBatches(network, request, stats);
+  for await (const images of stream) {
     yield images.map((one) => ({
       ...one,
       image: isPixelModel ? toBytes(one.latents, config.imageSize, config.imageSize) : undefined,
@@ -94,7 +104,7 @@ export async function* sampleStream(
 
 /** Samples all images. @throws as `sampleStream` */
 export async function sample(
-  model: LoadedModel,
+  model: LoadedModel | LoadedDiscreteModel,
   options: SampleOptions,
 ): Promise<{ images: GeneratedImage[]; settings: SampleSettings; stats: SampleStats }> {
   const stats = emptyStats();

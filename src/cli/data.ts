@@ -6,6 +6,7 @@ import { EmigmError } from '../errors.ts';
 import { writePictureFolder } from '../formats/picture_folder.ts';
 import { packFolder } from '../training/data/pack.ts';
 import { drawShape, SHAPE_CLASSES } from '../training/data/shapes.ts';
+import { registerQuantise } from './data_quantise.ts';
 import type { Io } from './io.ts';
 import { grouped, megabytes, oneOf, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress } from './progress.ts';
@@ -32,7 +33,7 @@ export interface PackFlags {
 export function registerData(program: Command, io: Io): void {
   const data = program
     .command('data')
-    .summary('make or pack a data set')
+    .summary('make, pack or quantise a data set')
     .description('Makes data sets for emigm train.')
     .addHelpText(
       'after',
@@ -81,6 +82,7 @@ export function registerData(program: Command, io: Io): void {
         '  emigm data pack cached-latents --out train.safetensors --dtype f16',
     )
     .action((folder: string, flags: PackFlags) => pack(folder, flags, io));
+  registerQuantise(data, io);
 }
 
 /** @throws EmigmError 'input' for a folder that is not empty, 'file' when the disk refuses, 'aborted' */

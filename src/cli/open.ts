@@ -3,6 +3,8 @@ import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { join } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
+import { type LoadedDiscreteModel, loadDiscreteModel } from '../models/discrete/file.ts';
+import { modelKind } from '../models/kind.ts';
 import { type LoadedModel, type LoadModelOptions, loadModel } from '../models/load.ts';
 import { type DeviceFlags, deviceOptions } from './device_flags.ts';
 import type { Io } from './io.ts';
@@ -28,18 +30,49 @@ export async function openForDrawing(
   io: Io,
   onAllocated?: LoadModelOptions['onAllocated'],
 ): Promise<LoadedModel> {
-  const path = await resolveFile(flags.model, io, { flag: '--model', pull: flags.pull, quiet: flags.quiet });
-  const progress = createProgress(io, { label: 'loading', total: 1, quiet: flags.quiet });
-  try {
-    return await loadModel(path, {
+  return openFile(await pathOf(flags, io), flags, io, onAllocated);
+}
+
+/** A model that draws: of continuous tokens or of codes. */
+export type DrawingModel = LoadedModel | LoadedDiscreteModel;
+
+/** As `openForDrawing`, of either kind; `onAllocated` is called for continuous tokens alone. */
+export async function openAnyForDrawing(
+  flags: OpenFlags,
+  io: Io,
+  onAllocated?: LoadModelOptions['onAllocated'],
+): Promise<DrawingModel> {
+  const path = await pathOf(flags, io);
+  if ((await modelKind(path)) !== 'discrete') return openFile(path, flags, io, onAllocated);
+  return withProgress(flags, io, (onProgress) =>
+    loadDiscreteModel(path, { device: deviceOptions(flags), stored: flags.stored, onProgress }),
+  );
+}
+
+const pathOf = ({ model, pull, quiet }: OpenFlags, io: Io) => resolveFile(model, io, { flag: '--model', pull, quiet });
+
+function openFile(path: string, flags: OpenFlags, io: Io, onAllocated: LoadModelOptions['onAllocated']) {
+  return withProgress(flags, io, (onProgress) =>
+    loadModel(path, {
       ...openOptions(flags),
       device: deviceOptions(flags),
       stored: flags.stored,
       onAllocated,
-      onProgress: (done) => {
-        progress.update(done);
-        if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
-      },
+      onProgress,
+    }),
+  );
+}
+
+async function withProgress<T>(
+  { quiet }: OpenFlags,
+  io: Io,
+  load: (onProgress: (done: number) => void) => Promise<T>,
+): Promise<T> {
+  const progress = createProgress(io, { label: 'loading', total: 1, quiet });
+  try {
+    return await load((done) => {
+      progress.update(done);
+      if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
     });
   } finally {
     progress.stop();

@@ -15,11 +15,10 @@ import { precompile } from '../sampling/memory.ts';
 import { emptyStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import { type Shard, shardRange } from '../sampling/shards.ts';
-import type { LoadedModel } from '../models/load.ts';
 import { addDeviceFlags } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { addModelFlags } from './model_flags.ts';
-import { makeFolder, openForDrawing, shippedModel } from './open.ts';
+import { type DrawingModel, makeFolder, openAnyForDrawing, shippedModel } from './open.ts';
 import { parseClasses, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress, duration } from './progress.ts';
 import { type Decoding, describe, fileName, type Job, type SampleFlags, withPictures } from './sample_files.ts';
@@ -77,7 +76,7 @@ interface Drawn extends Job {
   image: GeneratedImage;
 }
 
-const isPixelModel = ({ vaeStride, channels }: LoadedModel['config']) => vaeStride === 1 && channels === 3;
+const isPixelModel = ({ vaeStride, channels }: DrawingModel['config']) => vaeStride === 1 && channels === 3;
 
 /** What is to be drawn, known once the model file is open. */
 interface Plan {
@@ -87,7 +86,7 @@ interface Plan {
 }
 
 /** @throws EmigmError 'input' for settings, classes or a reveal that cannot be */
-function planOf(flags: SampleFlags, model: Omit<LoadedModel, 'dispose'>): Plan {
+function planOf(flags: SampleFlags, model: Pick<DrawingModel, 'config' | 'info'>): Plan {
   if (flags.saveSteps && !isPixelModel(model.config) && !flags.vae) {
     throw new EmigmError('input', '--save-steps needs pictures, and this model makes latents; name a tokenizer: --vae');
   }
@@ -110,16 +109,16 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
   if (shard) checkShard(flags);
   makeFolder(flags.out);
   let plan: Plan | undefined;
-  const model = await openForDrawing(flags, io, (early) => {
+  const model = await openAnyForDrawing(flags, io, (early) => {
     plan = planOf(flags, early);
     const first = ownJobs(plan, shard).slice(0, flags.batch);
     if (first.length === 0) return;
     const [classes, indices] = [first.map(({ classNumber }) => classNumber), first.map(({ number }) => number)];
     precompile(early.network, plan.settings, classes, indices);
   });
-  const { settings, chosen, jobs } = plan!;
   let vae: Decoding | undefined;
   try {
+    const { settings, chosen, jobs } = plan ?? planOf(flags, model);
     const { config, info } = model;
     if (flags.vae !== undefined) {
       vae = { tokenizer: await openVae(flags, model.device, io), file: flags.vae, seconds: 0 };

@@ -1,13 +1,12 @@
 /** What drawing all images and drawing a shard of them have in common: flags, names of files, the JSON beside them. */
 import type { GeneratedImage } from '../index.ts';
-import type { LoadedModel } from '../models/load.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
 import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodePictures } from '../sampling/decode.ts';
 import type { SampleStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import type { Io } from './io.ts';
-import type { OpenFlags } from './open.ts';
+import type { DrawingModel, OpenFlags } from './open.ts';
 import type { SettingsFlags } from './settings_flags.ts';
 import type { ShardFlags } from './shard_flags.ts';
 import type { VaeFlags } from './vae_flags.ts';
@@ -40,7 +39,7 @@ export interface Decoding {
 /** The images of a batch, with pictures of latents as they are decoded. */
 export async function* withPictures(
   batch: readonly GeneratedImage[],
-  model: LoadedModel,
+  model: DrawingModel,
   vae: Decoding | undefined,
   io: Io,
 ): AsyncGenerator<GeneratedImage> {
@@ -64,7 +63,7 @@ export function fileName(className: string, number: number, extension = 'png'): 
 /** Everything that makes the images again, and how long they took. */
 export function describe(
   flags: SampleFlags,
-  model: LoadedModel,
+  model: DrawingModel,
   settings: SampleSettings,
   stats: SampleStats,
   drawn: readonly Job[],

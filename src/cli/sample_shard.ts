@@ -6,11 +6,11 @@ import { reason, writeAtomically } from '../formats/files.ts';
 import { writePng } from '../formats/images.ts';
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { sampleStream } from '../index.ts';
-import type { LoadedModel } from '../models/load.ts';
 import { emptyStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import { type Shard, shardName, shardRange } from '../sampling/shards.ts';
 import type { Io } from './io.ts';
+import type { DrawingModel } from './open.ts';
 import { createProgress, duration } from './progress.ts';
 import { type Decoding, describe, fileName, type Job, type SampleFlags, withPictures } from './sample_files.ts';
 
@@ -37,7 +37,7 @@ export function checkShard(flags: SampleFlags): void {
 
 interface ShardRun {
   flags: SampleFlags;
-  model: LoadedModel;
+  model: DrawingModel;
   vae: Decoding | undefined;
   settings: SampleSettings;
   /** Of all shards together. */
@@ -61,7 +61,7 @@ export async function drawShard({ flags, model, vae, settings, jobs, name, shard
   const path = join(out, shardName(shard, 'json'));
   const sized = (file: string) => ({ file: basename(file), bytes: existsSync(file) ? statSync(file).size : undefined });
   const run = {
-    model: { ...sized(flags.model), name: info.name, stored: model.network.head.input.stored },
+    model: { ...sized(flags.model), name: info.name, stored: model.network.stored },
     vae: vae && sized(vae.file),
     settings: { ...settings, seed: String(settings.seed) },
     images: jobs.length,

@@ -64,6 +64,11 @@ export class Emigm {
     return this.trunk.classInputs;
   }
 
+  /** How weights of linear layers are stored. */
+  get stored(): 'f32' | 'f16' {
+    return this.head.input.stored;
+  }
+
   /** Number of the row of `classInputs` that holds the unconditional input. */
   get unconditional(): number {
     return this.config.classes;

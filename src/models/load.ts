@@ -63,7 +63,10 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
 }
 
 /** The class number of a name or a number. @throws EmigmError 'input' when there is none. */
-export function classNumber({ config, info }: Pick<LoadedModel, 'config' | 'info'>, name: string | number): number {
+export function classNumber(
+  { config, info }: { readonly config: Pick<ModelConfig, 'classes'>; readonly info: ModelInfo },
+  name: string | number,
+): number {
   const byName = info.classNames?.indexOf(String(name)) ?? -1;
   const number = byName >= 0 ? byName : Number(name);
   if (Number.isInteger(number) && number >= 0 && number < config.classes) return number;

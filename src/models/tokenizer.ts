@@ -117,7 +117,11 @@ export async function loadTokenizer(path: string, options: LoadTokenizerOptions 
 }
 
 /** @throws EmigmError 'input' when the tokenizer's latents are not those that the model draws */
-export function checkTokenizer(model: ModelConfig, tokenizer: Tokenizer, file: string): void {
+export function checkTokenizer(
+  model: Pick<ModelConfig, 'channels' | 'vaeStride'>,
+  tokenizer: Tokenizer,
+  file: string,
+): void {
   const { channels, stride, kind } = tokenizer;
   if (model.channels === channels && model.vaeStride === stride) return;
   const needs =

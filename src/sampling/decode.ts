@@ -1,8 +1,15 @@
 /** From a model's latents to pictures. */
 import { type RgbImage, toBytes } from '../formats/rgb.ts';
 import { gridSize } from '../models/config.ts';
-import type { LoadedModel } from '../models/load.ts';
+import type { ModelInfo } from '../models/info.ts';
+import type { TrunkConfig } from '../models/trunk.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
+
+/** What of a model its latents depend on. */
+export interface LatentModel {
+  readonly config: TrunkConfig;
+  readonly info: ModelInfo;
+}
 
 /**
  * Decodes latents [channels, side, side] as the model draws them, sub-batch by sub-batch. They are divided by what the
@@ -10,7 +17,7 @@ import type { Tokenizer } from '../models/tokenizer.ts';
  * @throws EmigmError 'memory', 'aborted'
  */
 export async function* decodeFloats(
-  { config, info }: Pick<LoadedModel, 'config' | 'info'>,
+  { config, info }: LatentModel,
   tokenizer: Tokenizer,
   latents: readonly Float32Array[],
   signal?: AbortSignal,
@@ -24,7 +31,7 @@ export async function* decodeFloats(
 
 /** As `decodeFloats`, 8 bits a channel. */
 export async function* decodePictures(
-  model: Pick<LoadedModel, 'config' | 'info'>,
+  model: LatentModel,
   tokenizer: Tokenizer,
   latents: readonly Float32Array[],
   signal?: AbortSignal,

@@ -58,6 +58,11 @@ export class DiscreteNetwork {
     this.patches = parts.patches;
   }
 
+  /** How weights of linear layers are stored. */
+  get stored(): 'f32' | 'f16' {
+    return this.output.stored;
+  }
+
   /** Number of the class row that holds the unconditional input. */
   get unconditional(): number {
     return this.config.classes;
