@@ -85,11 +85,11 @@ export async function comparePeers(argv: readonly string[], say: (line: string) 
     for (const work of chosen) {
       result.rows.push(...withRatios(await measure(work, processes, flags, result)));
       for (const row of result.rows.filter((row) => row.work === work.name)) say(line(row));
+      if (flags.json) await writePeers(flags.json, result); // so that what is done stays when the rest is cut short
     }
   } finally {
     for (const process of processes) process.kill();
   }
-  if (flags.json) await writePeers(flags.json, result);
   return result;
 }
 
