@@ -5,9 +5,11 @@ import { type Axes, listAxes } from '../masking/axes.ts';
 import { type ModelFile, openModel } from '../models/checkpoint.ts';
 import { gridSize, parameterCounts, presetName, tokenDim } from '../models/config.ts';
 import { flagOf } from '../models/infer.ts';
+import { modelKind } from '../models/kind.ts';
 import { CPU_DRIVER, type SamplingMemory, samplingMemory } from '../sampling/memory.ts';
 import { modelAxes, recommendedSettings } from '../sampling/axes.ts';
 import { resolveSettings } from '../sampling/settings.ts';
+import { inspectOther } from './inspect_other.ts';
 import type { Io } from './io.ts';
 import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
 import { grouped, megabytes, positiveInteger, table } from './options.ts';
@@ -22,7 +24,10 @@ export function registerInspect(program: Command, io: Io): void {
   const command = program
     .command('inspect')
     .summary('show what a model file holds')
-    .description('Shows configuration, parameters, recommended settings and the memory that sampling needs.')
+    .description(
+      'Shows configuration, parameters, recommended settings and the memory that sampling needs. Also classifiers and\n' +
+        'codebooks.',
+    )
     .argument('<file>', 'a model file in safetensors, or a .pth checkpoint')
     .option('--tensors', 'list every tensor')
     .option('--batch <n>', 'images at once, for the memory that sampling takes', positiveInteger, 16)
@@ -37,6 +42,8 @@ export function registerInspect(program: Command, io: Io): void {
 
 /** @throws EmigmError as openModel does */
 export async function inspect(path: string, flags: InspectFlags, io: Io): Promise<void> {
+  const kind = await modelKind(path);
+  if (kind !== 'continuous') return inspectOther(path, kind, flags, io);
   const model = await openModel(path, openOptions(flags));
   try {
     const report = await describe(model, flags.batch ?? 16);
@@ -133,20 +140,23 @@ function text(report: InspectReport): string {
 }
 
 /** `70.1 MB (weights 9.6 MB + the rest 60.5 MB)` */
-function memoryOf({ weights, activations, total }: SamplingMemory): string {
+export function memoryOf({ weights, activations, total }: SamplingMemory): string {
   return `${megabytes(total)} (weights ${megabytes(weights)} + activations ${megabytes(activations)})`;
 }
 
-function settings(sampling: object): string {
+export function settings(sampling: object): string {
   const named = Object.entries(sampling).map(([name, value]) => `${flagOf(name)} ${value}`);
   return named.join(' ');
 }
 
-function tensorsOf(model: ModelFile) {
+/** What a table of tensors is made of. */
+export type ListedTensors = Pick<ModelFile, 'names' | 'shape' | 'dtype'>;
+
+export function tensorsOf(model: ListedTensors) {
   return model.names().map((name) => ({ name, shape: model.shape(name), dtype: model.dtype(name) }));
 }
 
-function tensorTable(model: ModelFile): string {
+export function tensorTable(model: ListedTensors): string {
   const rows = tensorsOf(model).map(({ name, shape, dtype }) => {
     return [name, dtype, `[${shape.join(', ')}]`, grouped(shape.reduce((a, b) => a * b, 1))];
   });

@@ -45,6 +45,14 @@ beforeAll(async () => {
 }, 300_000);
 
 describe('a trained classifier', () => {
+  it('is told by emigm inspect', async () => {
+    const { out, err, code } = await emigm(['inspect', at('c.safetensors')]);
+    expect(code, err).toBe(0);
+    expect(out).toMatch(/c\.safetensors, classifier, [\s\S]*classes +3: blue, green, red[\s\S]*% of 12 photographs/);
+    const { out: json } = await emigm(['inspect', at('c.safetensors'), '--json', '--tensors']);
+    expect(JSON.parse(json)).toMatchObject({ kind: 'classifier', config: { imageSize: 16, width: 16 } });
+  });
+
   it('tells the colours of pictures that it has not seen', async () => {
     const result = await emigm(['classify', '-m', at('c.safetensors'), '--data', at('test'), '--json']);
     expect(result.code, result.err).toBe(0);

@@ -5,8 +5,8 @@ import type { Device } from '../../gpu/device.ts';
 import type { Batch, TrainingData } from '../data/types.ts';
 import { imagePatches, NearestCodes } from '../quantise.ts';
 
-/** Batches whose codes are asked for before they are wanted. */
-const AHEAD = 1;
+/** Batches whose codes are asked for before they are wanted: two, so that a step is in the queue while they are waited for. */
+const AHEAD = 2;
 
 /**
  * The batches of `data` with maps of codes [batch, 1, grid, grid] in place of images. Closing it closes `data`.
