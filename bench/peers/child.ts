@@ -1,5 +1,5 @@
 /** A peer in a process of its own: does one thing at a time, as it is told by messages. */
-import { PEERS, type PeerOptions, type Prepared } from './peer.ts';
+import { PEERS, type Peer, type PeerOptions, type Prepared } from './peer.ts';
 import type { Matrices } from './ops.ts';
 import { workloads } from './workloads.ts';
 
@@ -19,7 +19,7 @@ export type Reply =
 /** A measurement of short work is the mean of as many calls as fill this time. */
 const SECONDS = 0.1;
 
-let peer: Awaited<ReturnType<(typeof PEERS)[number]['open']>>;
+let peer: Peer;
 let prepared: Prepared | undefined;
 let inputs: Matrices;
 let calls = 1;
@@ -27,7 +27,7 @@ let calls = 1;
 async function answer(request: Request): Promise<Reply> {
   switch (request.do) {
     case 'open': {
-      peer = await PEERS.find(({ name }) => name === request.peer)!.open(request.options);
+      peer = await PEERS.find(({ name }) => name === request.peer)!.open!(request.options);
       return { device: peer.device, versions: peer.versions };
     }
     case 'prepare': {

@@ -1,6 +1,7 @@
 /** This engine, as its models use it: recorded once, replayed. */
 import { join } from 'node:path';
 import { versions } from '../../src/cli/versions.ts';
+import { EmigmError } from '../../src/errors.ts';
 import { Device } from '../../src/gpu/device.ts';
 import type { Recorder } from '../../src/gpu/recorder.ts';
 import { Session } from '../../src/gpu/session.ts';
@@ -13,10 +14,16 @@ import { WeightLoader } from '../../src/nn/weights.ts';
 import { attention } from '../../src/ops/attention.ts';
 import { layernorm } from '../../src/ops/layernorm.ts';
 import { createLinear, destroyLinear, linear } from '../../src/ops/matmul.ts';
+import { BatchSampler } from '../../src/sampling/batch.ts';
+import { HeadSampler } from '../../src/sampling/head_sampler.ts';
+import { planBatch } from '../../src/sampling/plan.ts';
 import { addTrunk, IndexList, trunkIndices } from '../../src/sampling/indices.ts';
 import type { Matrices, Matrix } from './ops.ts';
 import type { Peer, Prepared } from './peer.ts';
+import { samplingConfig, samplingSettings } from './sampling.ts';
 import { CLASS, CONFIG, networkRows, type Workload } from './workloads.ts';
+
+type Stored = 'f32' | 'f16';
 
 /** Records the work on tensors of its inputs and returns the output. */
 type Recording = (r: Recorder, inputs: Readonly<Record<string, Tensor>>) => Tensor;
@@ -26,12 +33,19 @@ interface Loaded {
   free(): void;
 }
 
-export async function openEmigm(adapter: string | undefined): Promise<Peer> {
+/** @throws EmigmError 'adapter' for f16 weights on CPU drivers and on adapters without them */
+export async function openEmigm(adapter: string | undefined, stored: Stored): Promise<Peer> {
   const device = await Device.open({ adapter });
+  if (stored === 'f16' && (device.isCpu || !device.hasF16)) {
+    throw new EmigmError('adapter', `f16 weights are for GPUs that have f16, not for ${device.name}`);
+  }
   return {
     device: `${device.name} (${device.driver})`,
     versions: versions(),
-    prepare: async (work) => replay(device, work, await LOAD[work.kind](device, work)),
+    prepare: async (work) =>
+      work.kind === 'sampling'
+        ? sampling(device, work, stored)
+        : replay(device, work, await LOAD[work.kind](device, work, stored)),
   };
 }
 
@@ -59,6 +73,29 @@ async function replay(device: Device, work: Workload, { record, free }: Loaded):
   };
 }
 
+/** A whole run, as `emigm sample` does it. */
+async function sampling(device: Device, work: Workload, stored: Stored): Promise<Prepared> {
+  const config = samplingConfig(work);
+  const network = await Emigm.load(device, config, randomWeights(config), { stored });
+  const settings = samplingSettings();
+  const images = Array.from({ length: work.sizes.batch }, (_, i) => i);
+  const input = planBatch(network, settings, images, images);
+  const sampler = new BatchSampler(network, input, { seed: settings.seed, head: new HeadSampler(settings) });
+  await sampler.prepare();
+  return {
+    run: async () => {
+      sampler.load(input);
+      sampler.begin();
+      for (let step = 0; step < sampler.stepCount; step++) sampler.step(step);
+      return sampler.images();
+    },
+    release: () => {
+      sampler.dispose();
+      network.dispose();
+    },
+  };
+}
+
 /** [inputs, outputs] as PyTorch and the engine have it. */
 function asLinear({ rows, columns, data }: Matrix): Float32Array {
   const out = new Float32Array(data.length);
@@ -66,12 +103,15 @@ function asLinear({ rows, columns, data }: Matrix): Float32Array {
   return out;
 }
 
-const loaderOf = (device: Device) => new WeightLoader(device, randomWeights(CONFIG), 'f32');
+const loaderOf = (device: Device, stored: Stored) => new WeightLoader(device, randomWeights(CONFIG), stored);
 
-const LOAD: Record<Workload['kind'], (device: Device, work: Workload) => Promise<Loaded>> = {
-  async matmul(device, work) {
+const LOAD: Record<
+  Exclude<Workload['kind'], 'sampling'>,
+  (device: Device, work: Workload, stored: Stored) => Promise<Loaded>
+> = {
+  async matmul(device, work, stored) {
     const { k, n } = work.sizes;
-    const layer = createLinear(device, 'w', [n, k], asLinear((await work.parameters()).w));
+    const layer = createLinear(device, 'w', [n, k], asLinear((await work.parameters()).w), undefined, { stored });
     return { record: (r, { x }) => linear(r, x, layer), free: () => destroyLinear(layer) };
   },
 
@@ -84,8 +124,8 @@ const LOAD: Record<Workload['kind'], (device: Device, work: Workload) => Promise
     };
   },
 
-  async block(device, { sizes: { rows, width, heads } }) {
-    const loader = loaderOf(device);
+  async block(device, { sizes: { rows, width, heads } }, stored) {
+    const loader = loaderOf(device, stored);
     const weights = await loadBlock(loader, 'encoder_blocks.0', width, heads);
     return {
       record: (r, { x }) => {
@@ -124,8 +164,8 @@ const LOAD: Record<Workload['kind'], (device: Device, work: Workload) => Promise
     };
   },
 
-  async head(device) {
-    const loader = loaderOf(device);
+  async head(device, _, stored) {
+    const loader = loaderOf(device, stored);
     const { headDepth: depth, headWidth: width, channels } = CONFIG;
     const head = await loadHead(loader, 'diffloss.net.', { depth, width, tokenDim: channels });
     return {
@@ -134,8 +174,8 @@ const LOAD: Record<Workload['kind'], (device: Device, work: Workload) => Promise
     };
   },
 
-  async network(device) {
-    const network = await Emigm.load(device, CONFIG, randomWeights(CONFIG), { stored: 'f32' });
+  async network(device, _, stored) {
+    const network = await Emigm.load(device, CONFIG, randomWeights(CONFIG), { stored });
     const { visible, everywhere } = networkRows();
     const list = new IndexList();
     const { shape, offsets } = addTrunk(list, CONFIG, [{ classRow: CLASS, image: 0, visible, asked: everywhere }]);

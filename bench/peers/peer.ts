@@ -30,14 +30,24 @@ export interface PeerDescription {
   needs?: string;
   /** Flags of the child process. */
   flags?: readonly string[];
-  open(options: PeerOptions): Promise<Peer>;
+  /** In half precision: compared with this engine's f16 rows, and by the tolerance of f16. */
+  half?: boolean;
+  open?(options: PeerOptions): Promise<Peer>;
+  /** Flags of pytorch.py, for the peers that it is. */
+  python?: readonly string[];
 }
 
 export const PEERS: readonly PeerDescription[] = [
   {
     name: 'emigm',
     onAdapter: true,
-    open: async ({ adapter }) => (await import('./emigm.ts')).openEmigm(adapter),
+    open: async ({ adapter }) => (await import('./emigm.ts')).openEmigm(adapter, 'f32'),
+  },
+  {
+    name: 'emigm f16',
+    onAdapter: true,
+    half: true,
+    open: async ({ adapter }) => (await import('./emigm.ts')).openEmigm(adapter, 'f16'),
   },
   {
     name: 'onnxruntime-web WebGPU',
@@ -72,6 +82,9 @@ export const PEERS: readonly PeerDescription[] = [
     needs: 'onnxruntime-node',
     open: async () => (await import('./onnxruntime.ts')).openNode('cpu'),
   },
+  { name: 'PyTorch eager', onAdapter: false, python: ['--mode', 'eager'] },
+  { name: 'PyTorch autocast', onAdapter: false, half: true, python: ['--mode', 'autocast'] },
+  { name: 'PyTorch compile', onAdapter: false, half: true, python: ['--mode', 'compile'] },
 ];
 
 /** A package of this folder's own package.json, without its types: the product is checked where it is not installed. */

@@ -5,7 +5,7 @@ import { EmigmError } from '../../src/errors.ts';
 import type { Reply, Request } from './child.ts';
 import type { PeerDescription } from './peer.ts';
 
-type ReplyOf<R extends Request> = R extends { do: 'open' }
+export type ReplyOf<R extends Request> = R extends { do: 'open' }
   ? Extract<Reply, { device: string }>
   : R extends { do: 'prepare' }
     ? Extract<Reply, { output: Float32Array }>
@@ -13,7 +13,15 @@ type ReplyOf<R extends Request> = R extends { do: 'open' }
       ? Extract<Reply, { seconds: number }>
       : Extract<Reply, { done: true }>;
 
-export class PeerProcess {
+/** A peer in a process of its own. */
+export interface PeerHandle {
+  readonly description: PeerDescription;
+  /** Asks for one thing and waits. @throws EmigmError 'input' with the peer's own words, or after `limit` seconds */
+  ask<R extends Request>(request: R, limit: number): Promise<ReplyOf<R>>;
+  kill(): void;
+}
+
+export class PeerProcess implements PeerHandle {
   readonly description: PeerDescription;
   private readonly child: ChildProcess;
   private ended: string | undefined;
@@ -30,11 +38,6 @@ export class PeerProcess {
     });
   }
 
-  get isAlive(): boolean {
-    return this.ended === undefined;
-  }
-
-  /** Asks for one thing and waits. @throws EmigmError 'input' with the peer's own words, or after `limit` seconds */
   async ask<R extends Request>(request: R, limit: number): Promise<ReplyOf<R>> {
     const reply = await this.reply(request, limit);
     if ('error' in reply) throw new EmigmError('input', reply.error);

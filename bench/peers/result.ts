@@ -9,11 +9,14 @@ export interface PeerRow {
   peer: string;
   /** Whether it is one of the engines on the WebGPU adapter (not the CPU backend). */
   onAdapter: boolean;
+  half?: boolean;
   flops: number;
   /** Median of the rounds, their quartile distance over it, and all of them: from host to host. */
   ms?: number;
   spread?: number;
   rounds?: number[];
+  /** The shortest round: what other work on the machine has disturbed least. */
+  bestMs?: number;
   /** Loading and compiling, and the first call. */
   prepareMs?: number;
   firstMs?: number;
@@ -42,12 +45,15 @@ export interface PeerResult {
   rows: PeerRow[];
 }
 
-/** Ratios to this engine's row of the same work, for rows that have a time and right numbers. */
+const isOwn = ({ peer }: PeerRow): boolean => peer === 'emigm' || peer === 'emigm f16';
+
+/** Ratios to this engine's row of the same work and precision, for rows that have a time and right numbers. */
 export function withRatios(rows: readonly PeerRow[]): PeerRow[] {
-  const own = new Map(rows.filter(({ peer, ms }) => peer === 'emigm' && ms).map(({ work, ms }) => [work, ms!]));
   return rows.map((row) => {
-    const base = own.get(row.work);
-    return base && row.ms && !row.wrong ? { ...row, ratio: row.ms / base } : row;
+    const of = (half: boolean) =>
+      rows.find((own) => isOwn(own) && own.work === row.work && own.ms && !own.wrong && (own.half ?? false) === half);
+    const base = row.half ? (of(true) ?? of(false)) : of(false);
+    return base && row.ms && !row.wrong ? { ...row, ratio: row.ms / base.ms! } : row;
   });
 }
 
@@ -55,7 +61,7 @@ export function withRatios(rows: readonly PeerRow[]): PeerRow[] {
 export function bestPeers(rows: readonly PeerRow[]): { work: string; peer: string; ratio: number }[] {
   const works = [...new Set(rows.map(({ work }) => work))];
   return works.flatMap((work) => {
-    const rivals = rows.filter((row) => row.work === work && row.peer !== 'emigm' && row.onAdapter && row.ratio);
+    const rivals = rows.filter((row) => row.work === work && !isOwn(row) && row.onAdapter && row.ratio);
     if (rivals.length === 0) return [];
     const best = rivals.reduce((a, b) => (a.ratio! <= b.ratio! ? a : b));
     return [{ work, peer: best.peer, ratio: best.ratio! }];
@@ -68,7 +74,7 @@ const milliseconds = (ms: number | undefined) =>
 function cell(row: PeerRow | undefined): string {
   if (!row || row.skipped) return '-';
   if (row.wrong) return `${milliseconds(row.ms)} wrong`;
-  return row.peer === 'emigm' ? milliseconds(row.ms) : `${milliseconds(row.ms)} (${row.ratio?.toFixed(2) ?? '-'})`;
+  return isOwn(row) ? milliseconds(row.ms) : `${milliseconds(row.ms)} (${row.ratio?.toFixed(2) ?? '-'})`;
 }
 
 /** A row a piece of work, a column a peer: milliseconds, and in brackets how many times this engine's. */

@@ -10,8 +10,9 @@ import { Device } from '../../src/gpu/device.ts';
 import { summarise } from '../../src/measurement/statistics.ts';
 import type { Hosting } from './dawn.ts';
 import { Float64Ops } from './float64.ts';
-import { PEERS, type PeerDescription } from './peer.ts';
-import { PeerProcess } from './process.ts';
+import { PEERS } from './peer.ts';
+import { type PeerHandle, PeerProcess } from './process.ts';
+import { PythonProcess } from './python.ts';
 import { type PeerResult, type PeerRow, resultTable, withRatios, writePeers } from './result.ts';
 import { type Workload, workloads } from './workloads.ts';
 
@@ -28,6 +29,8 @@ interface Flags {
 
 /** Largest error allowed, over the reference's largest value; sums of f32 differ in their order alone. */
 const TOLERANCE = 1e-4;
+/** The same with operands in half precision: 2^-11 each, through up to fifty layers. */
+const HALF_TOLERANCE = 2e-2;
 /** Work up to this many FLOPs is compared with float64, larger work with onnxruntime's CPU backend. */
 const FLOAT64 = 1e9;
 const CPU = 'onnxruntime-node CPU';
@@ -77,9 +80,9 @@ export async function comparePeers(argv: readonly string[], say: (line: string) 
     .parse([...argv], { from: 'user' })
     .opts<Flags>();
   const pattern = new RegExp(flags.only ?? '');
-  const chosen = workloads().filter(({ name }) => pattern.test(name));
+  const { result, isCpu } = await emptyResult(flags, argv);
+  const chosen = workloads().filter(({ name, forGpus }) => pattern.test(name) && !(forGpus && isCpu && !flags.only));
   if (chosen.length === 0) throw new EmigmError('input', `no work matches --only ${flags.only}`);
-  const result = await emptyResult(flags, argv);
   const processes = await openPeers(flags, result, say);
   try {
     for (const work of chosen) {
@@ -100,12 +103,12 @@ const line = ({ work, peer, ms, spread = 0, ratio, error = 0, wrong, skipped }: 
   return `${work}, ${peer}: ${ms?.toPrecision(4)} ms +- ${(100 * spread).toFixed(0)}%${times}, ${state}error ${error.toExponential(1)}`;
 };
 
-async function emptyResult(flags: Flags, argv: readonly string[]): Promise<PeerResult> {
+async function emptyResult(flags: Flags, argv: readonly string[]): Promise<{ result: PeerResult; isCpu: boolean }> {
   const device = await Device.open({ adapter: flags.adapter });
-  const { name: adapter, driver } = device;
+  const { name: adapter, driver, isCpu } = device;
   device.dispose();
   const words = argv.map((word) => (isAbsolute(word) ? basename(word) : /[ |()]/.test(word) ? `'${word}'` : word));
-  return {
+  const result: PeerResult = {
     schema: 1,
     date: new Date().toISOString(),
     command: ['npx tsx bench/peers/run.ts', ...words].join(' '),
@@ -118,20 +121,22 @@ async function emptyResult(flags: Flags, argv: readonly string[]): Promise<PeerR
     references: {},
     rows: [],
   };
+  return { result, isCpu };
 }
 
 /** Starts the peers, one after the other; those that cannot are left out with a line. */
-async function openPeers(flags: Flags, result: PeerResult, say: (line: string) => void): Promise<PeerProcess[]> {
+async function openPeers(flags: Flags, result: PeerResult, say: (line: string) => void): Promise<PeerHandle[]> {
   const pattern = new RegExp(flags.peers ?? '');
   const options = { adapter: flags.adapter, hosting: flags.hosting };
-  const open: PeerProcess[] = [];
+  const open: PeerHandle[] = [];
   for (const description of PEERS.filter(({ name }) => name === 'emigm' || pattern.test(name))) {
     const { name, needs } = description;
     if (needs && !isInstalled(needs)) {
       say(`${name}: skipped, ${needs} is not installed (npm ci --prefix bench/peers)`);
       continue;
     }
-    const process = new PeerProcess(description, flags.verbose ?? false);
+    const Process = description.python ? PythonProcess : PeerProcess;
+    const process = new Process(description, flags.verbose ?? false);
     try {
       const { device, versions } = await process.ask({ do: 'open', peer: name, options }, 120);
       result.devices[name] = device;
@@ -147,13 +152,13 @@ async function openPeers(flags: Flags, result: PeerResult, say: (line: string) =
 }
 
 interface Entry {
-  process: PeerProcess;
+  process: PeerHandle;
   row: PeerRow;
   output: Float32Array | undefined;
 }
 
 /** One piece of work: every peer prepares, is checked, and is asked in turns. */
-async function measure(work: Workload, processes: readonly PeerProcess[], flags: Flags, result: PeerResult) {
+async function measure(work: Workload, processes: readonly PeerHandle[], flags: Flags, result: PeerResult) {
   const { limit, rounds } = flags;
   const entries: Entry[] = [];
   for (const process of processes) {
@@ -164,7 +169,8 @@ async function measure(work: Workload, processes: readonly PeerProcess[], flags:
   for (const entry of entries) {
     if (!entry.output || !reference) continue;
     entry.row.error = relativeError(entry.output, reference);
-    entry.row.wrong = !(entry.row.error <= (work.tolerance ?? TOLERANCE)) || undefined;
+    const tolerance = entry.row.half ? HALF_TOLERANCE : (work.tolerance ?? TOLERANCE);
+    entry.row.wrong = !(entry.row.error <= tolerance) || undefined;
     entry.output = undefined;
   }
   const seconds = entries.map((): number[] => []);
@@ -182,6 +188,7 @@ async function measure(work: Workload, processes: readonly PeerProcess[], flags:
       Object.assign(entry.row, {
         ms: median * 1e3,
         spread,
+        bestMs: Math.min(...seconds[i]) * 1e3,
         rounds: seconds[i].map((s) => Number((s * 1e3).toPrecision(5))),
       });
     }
@@ -201,9 +208,9 @@ async function trying(entry: Entry, act: (entry: Entry) => Promise<void>): Promi
   }
 }
 
-async function prepare(work: Workload, process: PeerProcess, limit: number): Promise<Entry> {
-  const { name: peer, onAdapter }: PeerDescription = process.description;
-  const row: PeerRow = { work: work.name, peer, onAdapter, flops: work.flops };
+async function prepare(work: Workload, process: PeerHandle, limit: number): Promise<Entry> {
+  const { name: peer, onAdapter, half } = process.description;
+  const row: PeerRow = { work: work.name, peer, onAdapter, half, flops: work.flops };
   const entry: Entry = { process, row, output: undefined };
   await trying(entry, async () => {
     // It compiles, runs twice, and runs again until it is warm.
@@ -216,6 +223,7 @@ async function prepare(work: Workload, process: PeerProcess, limit: number): Pro
 }
 
 async function referenceOf(work: Workload, entries: readonly Entry[]) {
+  if (work.kind === 'sampling') return ['none: every peer draws its own noise', undefined] as const;
   if (work.flops <= FLOAT64) {
     const ops = new Float64Ops(work.inputs(), await work.parameters());
     return ['float64', work.build(ops).data] as const;

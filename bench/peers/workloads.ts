@@ -2,15 +2,18 @@
 
 import { gridSize, type ModelConfig, parameterShapes, presets } from '../../src/models/config.ts';
 import { numbers, randomWeights } from '../../src/measurement/random_weights.ts';
+import { samplingWork } from './sampling.ts';
 import { type Matrices, type Matrix, matrix, type Ops } from './ops.ts';
 
 export interface Workload {
   name: string;
-  kind: 'matmul' | 'attention' | 'block' | 'tiny' | 'norms' | 'head' | 'network';
+  kind: 'matmul' | 'attention' | 'block' | 'tiny' | 'norms' | 'head' | 'network' | 'sampling';
   /** Sizes, for the tables and for the engine's own recording. */
   sizes: Readonly<Record<string, number>>;
   /** Floating-point operations, a multiply-add counted as two. */
   flops: number;
+  /** Left out on CPU drivers unless it is asked for by name. */
+  forGpus?: boolean;
   /** Largest error allowed, over the reference's largest value; default 1e-4: sums of f32 in another order. */
   tolerance?: number;
   inputs(): Matrices;
@@ -271,5 +274,7 @@ export function workloads(): Workload[] {
     blockWork(),
     headWork(),
     networkWork(),
+    { ...matmulWork(4096, 4096, 4096), forGpus: true },
+    ...[0, 1, 2].flatMap((model) => [1, 8, 64].map((batch) => samplingWork(model, batch))),
   ];
 }
