@@ -1,0 +1,104 @@
+/** Kernels for GPUs that depend on the number of rows, and those for subgroup matrices, these emulated. */
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Device } from '../../src/gpu/device.ts';
+import { Session } from '../../src/gpu/session.ts';
+import { toleranceOf, runVariant } from '../../src/ops/check.ts';
+import { createLinear, linear, matmulOp } from '../../src/ops/matmul.ts';
+import type { Op, Problem } from '../../src/ops/op.ts';
+import { inputArrays } from '../../src/ops/problem.ts';
+import { expectClose, random } from '../helpers/golden.ts';
+import { emulateSubgroupMatrix } from '../helpers/subgroup_matrix.ts';
+
+let device: Device;
+/** Has subgroup matrices, as it seems. */
+let matrices: Device;
+let hasF16: boolean;
+
+beforeAll(async () => {
+  device = await Device.open();
+  matrices = await Device.open();
+  hasF16 = matrices.hasF16;
+  const subgroupMatrix = [{ m: 4, n: 8, k: 2, operand: 'f16', result: 'f32' }];
+  emulateSubgroupMatrix(matrices, { isCpu: false, lanes: 2, subgroupMatrix, workgroupMemory: 32768 });
+});
+afterAll(() => {
+  device?.dispose();
+  matrices?.dispose();
+});
+
+/** Stored in f16 where the adapter has it; what the kernel rounds itself is then seen, else its sums alone. */
+async function check(op: Op, problem: Problem): Promise<void> {
+  const p = hasF16 ? problem : Object.fromEntries(Object.entries(problem).filter(([, value]) => value !== 'f16'));
+  const arrays = inputArrays(op, p, random());
+  const actual = await runVariant(matrices, op, p, 'subgroup_matrix', arrays);
+  const expected = op.oracle(arrays, p);
+  for (const name of Object.keys(expected)) {
+    const relative = toleranceOf(op, p, hasF16 ? 'subgroup_matrix' : 'f32');
+    expectClose(actual[name], expected[name], { relative }, `${op.name} ${name}`);
+  }
+}
+
+describe('matmul by subgroup matrices', () => {
+  const problems = [
+    { m: 17, k: 36, n: 20, bias: true, activation: 'gelu', x: 'f16', y: 'f16', stored: 'f16' },
+    { m: 33, k: 72, n: 40, bias: true, gate: true, residual: true, stored: 'f16' },
+  ];
+  it.each(problems)('%j equals the oracle', (problem) => check(matmulOp, problem as unknown as Problem));
+
+  it('gives the same numbers by every tile', async () => {
+    const [rows, inputs, outputs] = [35, 52, 40];
+    const source = random();
+    const x = matrices.tensor([rows, inputs], 'f32', 'x', source.normal(rows * inputs));
+    const w = matrices.tensor([outputs, inputs], 'f32', 'w', source.normal(outputs * inputs));
+    const results: Float32Array[] = [];
+    for (const [subM, subN, down, across, steps] of [
+      [1, 1, 1, 1, 1],
+      [2, 1, 2, 2, 2],
+    ]) {
+      const session = new Session(matrices);
+      const y = matrices.tensor([rows, outputs], 'f32', 'y');
+      const program = session.record('matmul', (r) => {
+        r.call({
+          op: 'matmul',
+          kernel: {
+            file: 'matmul/subgroup_matrix',
+            consts: {
+              ...{ MATRIX_M: 4, MATRIX_N: 8, MATRIX_K: 2, LANES: 2, STEPS: steps },
+              ...{ SUB_M: subM, SUB_N: subN, GROUP_M: down, GROUP_N: across },
+            },
+          },
+          operands: { x, w, bias: undefined, gate: undefined, residual: undefined, y },
+          params: { m: rows, k: inputs, n: outputs, gate_stride: 0, gate_offset: 0 },
+          grid: [Math.ceil(outputs / (8 * subN * across)), Math.ceil(rows / (4 * subM * down))],
+        });
+      });
+      await session.prepare();
+      session.run(program);
+      results.push(await matrices.read(y));
+      session.dispose();
+    }
+    expect(results[1]).toEqual(results[0]);
+    expect(Math.max(...results[0])).toBeGreaterThan(0);
+  });
+});
+
+describe('matmul by vec4', () => {
+  it('gives a row the same value whichever kernel the number of rows chooses', async () => {
+    const [inputs, outputs] = [300, 20];
+    const source = random();
+    const weight = source.normal(inputs * outputs);
+    const layer = createLinear(device, 'w', [outputs, inputs], weight, undefined, { variant: 'tiled_vec4' });
+    const x = device.tensor([70, inputs], 'f32', 'x', source.normal(70 * inputs));
+    const y = [70, 3].map((rows) => device.tensor([rows, outputs], 'f32', 'y'));
+    const session = new Session(device);
+    const program = session.record('matmul', (r) => {
+      for (const out of y) linear(r, x, layer, { rows: out.shape[0], out });
+    });
+    expect(program.dispatches.map(({ kernel }) => kernel.spec.file)).toEqual(['matmul/tiled_vec4', 'matmul/few_rows']);
+    await session.prepare();
+    session.run(program);
+    const [many, few] = [await device.read(y[0]), await device.read(y[1])];
+    expect(few).toEqual(many.subarray(0, few.length));
+    session.dispose();
+  });
+});
