@@ -9,16 +9,9 @@
 import { toBytes } from './formats/images.ts';
 import type { RgbImage } from './formats/rgb.ts';
 import type { LoadedDiscreteModel } from './models/discrete/file.ts';
-import { DiscreteNetwork } from './models/discrete/network.ts';
 import { type LoadedModel, classNumber } from './models/load.ts';
-import { sampleDiscreteBatches } from './sampling/discrete/sample.ts';
-import {
-  emptyStats,
-  type SampledImage,
-  type SampleRequest,
-  type SampleStats,
-  sampleBatches,
-} from './sampling/sample.ts';
+import { sampleAny } from './sampling/any.ts';
+import { emptyStats, type SampledImage, type SampleRequest, type SampleStats } from './sampling/sample.ts';
 import { recommendedSettings } from './sampling/axes.ts';
 import { resolveSettings, type SampleSettings } from './sampling/settings.ts';
 
@@ -89,11 +82,7 @@ export async function* sampleStream(
     signal,
     outputScale: isPixelModel ? 1 / (info.dataScale ?? 1) : 1,
   };
-  const stream =
-    network instanceof DiscreteNetwork
-      ? sampleDiscreteBatches(network, request, stats)
-      : sampleBatches(network, request, stats);
-  for await (const images of stream) {
+  for await (const images of sampleAny(network, request, stats)) {
     yield images.map((one) => ({
       ...one,
       image: isPixelModel ? toBytes(one.latents, config.imageSize, config.imageSize) : undefined,

@@ -16,14 +16,13 @@ import {
 import type { RgbImage } from '../formats/rgb.ts';
 import type { Device } from '../gpu/device.ts';
 import { settingsFor } from '../index.ts';
-import { type LoadedModel, loadModel } from '../models/load.ts';
 import { checkTokenizer, type Tokenizer } from '../models/tokenizer.ts';
 import { generatePictures } from '../sampling/generate.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import { type Shard, shardName, shardRange, WHOLE } from '../sampling/shards.ts';
 import type { Io } from './io.ts';
 import { type ModelFlags, openOptions } from './model_flags.ts';
-import { makeFolder } from './open.ts';
+import { type DrawingModel, loadAny, makeFolder } from './open.ts';
 import { grouped } from './options.ts';
 import { createProgress } from './progress.ts';
 import { resolveFile } from './pull.ts';
@@ -77,7 +76,7 @@ export async function generateSet(
   const images = flags.generate!;
   const { quiet, state, saveEvery } = flags;
   const path = await resolveFile(flags.model, io, { flag: '--model', pull: flags.pull, quiet });
-  const model = await loadModel(path, { ...openOptions(flags), device, stored: flags.stored });
+  const model = await loadAny(path, { ...openOptions(flags), device, stored: flags.stored });
   try {
     const tokenizer = flags.vae === undefined ? undefined : await openVae(flags, device, io);
     try {
@@ -163,13 +162,13 @@ export async function collectGenerated(
 }
 
 /** What the images depend on besides the settings. */
-function describeModel({ config, info, network }: LoadedModel, path: string, flags: GenerateFlags) {
+function describeModel({ config, info, network }: DrawingModel, path: string, flags: GenerateFlags) {
   return {
     model: { file: basename(path), bytes: statSync(path).size },
     name: info.name,
     weights: info.weights,
     config,
-    stored: network.head.input.stored,
+    stored: network.stored,
     vae: flags.vae && basename(flags.vae),
   };
 }

@@ -30,7 +30,16 @@ export async function openForDrawing(
   io: Io,
   onAllocated?: LoadModelOptions['onAllocated'],
 ): Promise<LoadedModel> {
-  return openFile(await pathOf(flags, io), flags, io, onAllocated);
+  const path = await pathOf(flags, io);
+  return withProgress(flags, io, (onProgress) =>
+    loadModel(path, {
+      ...openOptions(flags),
+      device: deviceOptions(flags),
+      stored: flags.stored,
+      onAllocated,
+      onProgress,
+    }),
+  );
 }
 
 /** A model that draws: of continuous tokens or of codes. */
@@ -43,17 +52,8 @@ export async function openAnyForDrawing(
   onAllocated?: LoadModelOptions['onAllocated'],
 ): Promise<DrawingModel> {
   const path = await pathOf(flags, io);
-  if ((await modelKind(path)) !== 'discrete') return openFile(path, flags, io, onAllocated);
   return withProgress(flags, io, (onProgress) =>
-    loadDiscreteModel(path, { device: deviceOptions(flags), stored: flags.stored, onProgress }),
-  );
-}
-
-const pathOf = ({ model, pull, quiet }: OpenFlags, io: Io) => resolveFile(model, io, { flag: '--model', pull, quiet });
-
-function openFile(path: string, flags: OpenFlags, io: Io, onAllocated: LoadModelOptions['onAllocated']) {
-  return withProgress(flags, io, (onProgress) =>
-    loadModel(path, {
+    loadAny(path, {
       ...openOptions(flags),
       device: deviceOptions(flags),
       stored: flags.stored,
@@ -62,6 +62,15 @@ function openFile(path: string, flags: OpenFlags, io: Io, onAllocated: LoadModel
     }),
   );
 }
+
+/** As `loadModel`, of either kind; `onAllocated` is called for continuous tokens alone. */
+export async function loadAny(path: string, options: LoadModelOptions): Promise<DrawingModel> {
+  if ((await modelKind(path)) !== 'discrete') return loadModel(path, options);
+  const { device, stored, onProgress } = options;
+  return loadDiscreteModel(path, { device, stored, onProgress });
+}
+
+const pathOf = ({ model, pull, quiet }: OpenFlags, io: Io) => resolveFile(model, io, { flag: '--model', pull, quiet });
 
 async function withProgress<T>(
   { quiet }: OpenFlags,

@@ -7,6 +7,7 @@ import { contactSheet, type RgbImage, writeGif, writePng } from '../formats/imag
 import { writeSafetensors } from '../formats/safetensors.ts';
 import { type GeneratedImage, sampleStream, settingsFor } from '../index.ts';
 import { listAxes } from '../masking/axes.ts';
+import { isDiscrete } from '../models/discrete/config.ts';
 import { checkTokenizer } from '../models/tokenizer.ts';
 import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodeFloats } from '../sampling/decode.ts';
@@ -89,6 +90,13 @@ interface Plan {
 function planOf(flags: SampleFlags, model: Pick<DrawingModel, 'config' | 'info'>): Plan {
   if (flags.saveSteps && !isPixelModel(model.config) && !flags.vae) {
     throw new EmigmError('input', '--save-steps needs pictures, and this model makes latents; name a tokenizer: --vae');
+  }
+  const head = (['headSteps', 'headSampler'] as const).find((name) => flags[name] !== undefined);
+  if (head && isDiscrete(model.config)) {
+    throw new EmigmError(
+      'input',
+      `--${head === 'headSteps' ? 'head-steps' : 'head-sampler'} is of a diffusion head; this model draws codes`,
+    );
   }
   const chosen = parseClasses(flags.class, model.config.classes, model.info.classNames);
   const jobs = chosen.flatMap((classNumber) =>

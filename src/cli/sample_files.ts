@@ -1,5 +1,6 @@
 /** What drawing all images and drawing a shard of them have in common: flags, names of files, the JSON beside them. */
 import type { GeneratedImage } from '../index.ts';
+import { isDiscrete } from '../models/discrete/config.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
 import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodePictures } from '../sampling/decode.ts';
@@ -60,6 +61,11 @@ export function fileName(className: string, number: number, extension = 'png'): 
   return `${className.replace(/[^\p{L}\p{N}._-]+/gu, '_')}-${String(number).padStart(4, '0')}.${extension}`;
 }
 
+/** Models of codes have no diffusion head. */
+function withoutHead({ headSteps: _, headSampler: __, ...rest }: SampleSettings): Partial<SampleSettings> {
+  return rest;
+}
+
 /** Everything that makes the images again, and how long they took. */
 export function describe(
   flags: SampleFlags,
@@ -82,7 +88,7 @@ export function describe(
       scale: info.dataScale ?? vae.tokenizer.scale,
     },
     config,
-    settings: { ...settings, seed: Number(settings.seed) },
+    settings: { ...(isDiscrete(config) ? withoutHead(settings) : settings), seed: Number(settings.seed) },
     preset: flags.preset,
     axes: axesOfRun(modelAxes(config, info), settings),
     batch: flags.batch,

@@ -92,7 +92,7 @@ async function planCodes(
     dataScale: codebook.dataScale,
     images: { channels: network.channels, size: network.imageSize / network.vaeStride },
     model: (classes) => discreteModel({ ...network, classes: classesFor(wanted, classes) }, codebook),
-    prepared: (device, data) => quantisedData(device, data, codebook),
+    prepared: (device, data) => quantisedData(device, data, codebook, rest.hyperparameters.batch),
     codebook: codebookChecksum(codebook),
     keep: async () => {
       await keepConfig();

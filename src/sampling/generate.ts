@@ -1,12 +1,13 @@
 /** Many pictures of all classes in equal numbers, for statistics: the images first .. end - 1 of a run without end. */
 import { toBytes, type RgbImage } from '../formats/rgb.ts';
-import type { ModelConfig } from '../models/config.ts';
+import type { DiscreteNetwork } from '../models/discrete/network.ts';
 import type { Emigm } from '../models/emigm.ts';
 import type { ModelInfo } from '../models/info.ts';
+import type { TrunkConfig } from '../models/trunk.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
 import { decodePictures } from './decode.ts';
 import { EmigmError } from '../errors.ts';
-import { sampleBatches } from './sample.ts';
+import { sampleAny } from './any.ts';
 import type { SampleSettings } from './settings.ts';
 
 export interface GenerateOptions {
@@ -26,7 +27,7 @@ export interface GenerateOptions {
  * @throws EmigmError 'input' when the model makes latents and there is no tokenizer; 'memory', 'aborted'
  */
 export async function* generatePictures(
-  model: { readonly network: Emigm; readonly config: ModelConfig; readonly info: ModelInfo },
+  model: { readonly network: Emigm | DiscreteNetwork; readonly config: TrunkConfig; readonly info: ModelInfo },
   { settings, first, end, batch, tokenizer, signal }: GenerateOptions,
 ): AsyncGenerator<RgbImage> {
   const { network, config, info } = model;
@@ -44,7 +45,7 @@ export async function* generatePictures(
     outputScale: isPixelModel ? 1 / (info.dataScale ?? 1) : 1,
     signal,
   };
-  for await (const images of sampleBatches(network, request)) {
+  for await (const images of sampleAny(network, request)) {
     const latents = images.map((image) => image.latents);
     if (tokenizer && !isPixelModel) yield* decodePictures(model, tokenizer, latents, signal);
     else for (const one of latents) yield toBytes(one, config.imageSize, config.imageSize);

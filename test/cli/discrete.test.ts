@@ -139,6 +139,10 @@ describe.each(['maskgit', 'mdm'])('a model of %s', (preset) => {
     expect(text).toMatch(/NFE 6/);
     const said = JSON.parse(readFileSync(join(out, 'sample.json'), 'utf8'));
     expect(said).toMatchObject({ nfe: 6, axes: axisPresets[preset as 'mdm'], settings: { steps: 3, cfg: 1.5 } });
+    expect(said.settings).not.toHaveProperty('headSteps');
+    expect(await fails('sample', '-m', model, '--head-steps', '3', '--out', out)).toMatch(
+      /--head-steps is of a diffusion/,
+    );
     for (const name of ['sheet.png', 'red-0001.png']) expect(existsSync(join(out, name))).toBe(true);
   });
 });

@@ -257,16 +257,16 @@ describe('quantised data', () => {
       }),
       close: async () => void (closed = true),
     };
-    const quantised = await quantisedData(device, data, toyCodebook);
+    const quantised = await quantisedData(device, data, toyCodebook, 2);
     expect(quantised).toMatchObject({ shape: { channels: 1, height: 4, width: 4 }, size: 4 });
     for (const step of [0, 1, 5, 2]) {
       const batch = await quantised.batch(step);
       expect(Array.from(batch.images)).toEqual(Array.from(codesOf(step)));
       expect(batch.indices[0]).toBe(step);
     }
-    await expect(quantisedData(device, { ...data, scale: 1 }, toyCodebook)).rejects.toThrow(/scaled by 1.6, these/);
+    await expect(quantisedData(device, { ...data, scale: 1 }, toyCodebook, 2)).rejects.toThrow(/scaled by 1.6, these/);
     await expect(
-      quantisedData(device, { ...data, shape: { ...shape, height: 9, width: 9 } }, toyCodebook),
+      quantisedData(device, { ...data, shape: { ...shape, height: 9, width: 9 } }, toyCodebook, 2),
     ).rejects.toThrow(/does not fit images of 3 x 9 x 9/);
     await quantised.close();
     expect(closed).toBe(true);

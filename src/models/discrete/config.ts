@@ -12,6 +12,9 @@ export interface DiscreteConfig extends TrunkConfig {
   codes: number;
 }
 
+/** Whether a configuration is of a model of codes. */
+export const isDiscrete = (config: TrunkConfig): config is DiscreteConfig => 'codes' in config;
+
 /** The trunk's checks and shapes are eMIGM's, for which any head does. */
 const withHead = <C extends object>(config: C) => ({ ...config, headDepth: 1, headWidth: 1 });
 

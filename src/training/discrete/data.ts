@@ -9,10 +9,15 @@ import { imagePatches, NearestCodes } from '../quantise.ts';
 const AHEAD = 2;
 
 /**
- * The batches of `data` with maps of codes [batch, 1, grid, grid] in place of images. Closing it closes `data`.
+ * The batches of `data`, of `images` images, with maps of codes [batch, 1, grid, grid] in place of images. Closing it closes `data`.
  * @throws EmigmError 'input' when the codebook's patches do not tile the images, or were scaled otherwise
  */
-export async function quantisedData(device: Device, data: TrainingData, codebook: Codebook): Promise<TrainingData> {
+export async function quantisedData(
+  device: Device,
+  data: TrainingData,
+  codebook: Codebook,
+  images: number,
+): Promise<TrainingData> {
   const { channels, patch, dataScale } = codebook;
   const { shape, size, scale } = data;
   const side = shape.height / patch;
@@ -26,7 +31,7 @@ export async function quantisedData(device: Device, data: TrainingData, codebook
   if (Math.abs(scale - dataScale) > 1e-6 * dataScale) {
     throw new EmigmError('input', `the codebook was fitted on images scaled by ${dataScale}, these are by ${scale}`);
   }
-  const nearest = await NearestCodes.of(device, codebook);
+  const nearest = await NearestCodes.of(device, codebook, images * side ** 2);
   const ready = new Map<number, Promise<Batch>>();
   let last: Promise<unknown> = Promise.resolve();
   const encode = async (step: number, before: Promise<unknown>): Promise<Batch> => {
