@@ -3,7 +3,7 @@ import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { attention } from '../ops/attention.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
-import { type Linear, linear } from '../ops/matmul.ts';
+import { inputType, type Linear, linear } from '../ops/matmul.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
 import type { WeightLoader } from './weights.ts';
 
@@ -59,16 +59,16 @@ export async function loadQueryBlock(
 }
 
 function mlp(r: Recorder, x: Tensor, { norm2, fc1, fc2 }: Mlp, width: number): void {
-  const normal = layernorm(r, x, width, { affine: norm2 });
-  const hidden = linear(r, normal, fc1, { activation: 'gelu' });
+  const normal = layernorm(r, x, width, { affine: norm2, dtype: inputType(fc1) });
+  const hidden = linear(r, normal, fc1, { activation: 'gelu', dtype: inputType(fc2) });
   linear(r, hidden, fc2, { out: x, accumulate: true });
 }
 
 /** Applies the block to x[batch, length, width] in place: seven dispatches. */
 export function block(r: Recorder, x: Tensor, weights: Block, batch: number, length: number): void {
   const { width, heads, norm1, qkv, proj } = weights;
-  const normal = layernorm(r, x, width, { affine: norm1 });
-  const tensor = linear(r, normal, qkv);
+  const normal = layernorm(r, x, width, { affine: norm1, dtype: inputType(qkv) });
+  const tensor = linear(r, normal, qkv, { dtype: inputType(proj) });
   const part = (offset: number) => ({ tensor, stride: 3 * width, offset });
   const mixed = attention(r, part(0), part(width), part(2 * width), {
     batch,
@@ -96,10 +96,10 @@ export function blockForRows(
   queries: number,
 ): Tensor {
   const { width, heads, norm1, q, kv, proj } = weights;
-  const normal = layernorm(r, x, width, { affine: norm1 });
-  const keysValues = linear(r, normal, kv);
+  const normal = layernorm(r, x, width, { affine: norm1, dtype: inputType(kv) });
+  const keysValues = linear(r, normal, kv, { dtype: inputType(proj) });
   const y = gatherRows(r, x, rows, batch * queries, width);
-  const asked = linear(r, gatherRows(r, normal, rows, batch * queries, width), q);
+  const asked = linear(r, gatherRows(r, normal, rows, batch * queries, width), q, { dtype: inputType(proj) });
   const mixed = attention(
     r,
     { tensor: asked, stride: width, offset: 0 },

@@ -8,7 +8,7 @@ import type { Tensor } from '../gpu/tensor.ts';
 import { sinusoid, sinusoidFrequencies } from '../ops/diffusion.ts';
 import { activation } from '../ops/elementwise.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
-import { type Linear, linear } from '../ops/matmul.ts';
+import { inputType, type Linear, linear } from '../ops/matmul.ts';
 import type { WeightLoader } from './weights.ts';
 
 /** Width of the sinusoid that enters the time embedding. */
@@ -112,7 +112,10 @@ export function headNoise(
 ): Tensor {
   const { width, depth } = head;
   // y = t + c for all rows; SiLU of it enters every adaLN.
-  const y = activation(r, 'silu', embedding, width, { row: { tensor: time.embeddings, index: time.index } });
+  const y = activation(r, 'silu', embedding, width, {
+    row: { tensor: time.embeddings, index: time.index },
+    dtype: inputType(head.modulations[0].layer),
+  });
   const of = new Map<number, { tensor: Tensor; stride: number; offset: number }>();
   for (const { layer, blocks } of head.modulations) {
     const tensor = linear(r, y, layer);
@@ -124,11 +127,16 @@ export function headNoise(
     const normal = layernorm(r, h, width, {
       affine: norm,
       modulation: { tensor, stride, shift: offset, scale: offset + width },
+      dtype: inputType(fc1),
     });
-    const hidden = linear(r, normal, fc1, { activation: 'silu' });
+    const hidden = linear(r, normal, fc1, { activation: 'silu', dtype: inputType(fc2) });
     linear(r, hidden, fc2, { gate: { tensor, stride, offset: offset + 2 * width }, out: h, accumulate: true });
   }
   const { tensor, stride, offset } = of.get(depth)!; // shift, scale
-  const normal = layernorm(r, h, width, { modulation: { tensor, stride, shift: offset, scale: offset + width } });
-  return linear(r, normal, noiseOnly ? head.finalNoise : head.final);
+  const final = noiseOnly ? head.finalNoise : head.final;
+  const normal = layernorm(r, h, width, {
+    modulation: { tensor, stride, shift: offset, scale: offset + width },
+    dtype: inputType(final),
+  });
+  return linear(r, normal, final);
 }

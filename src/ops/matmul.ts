@@ -109,6 +109,12 @@ export function linearBytes(device: Device, outputs: number, inputs: number, sto
   return rows * inputs * bytes + outputs * 4;
 }
 
+/**
+ * How the layer's input is best stored: half precision where its weights are, on the kernels for GPUs, which then move
+ * half the bytes; what is added up along a network stays f32.
+ */
+export const inputType = ({ variant, stored }: Linear): DType => (isPacked(variant) ? 'f32' : stored);
+
 export function destroyLinear({ weight, bias }: Linear): void {
   weight.destroy();
   bias?.destroy();

@@ -53,7 +53,9 @@ describe('the plan is what a run takes', () => {
   it('half as much for weights in f16, more for more images', async () => {
     const of = (batch: number, stored: 'f32' | 'f16') => samplingMemory(toyConfig, { batch, settings, stored });
     const [one, eight, half] = [await of(1, 'f32'), await of(8, 'f32'), await of(8, 'f16')];
-    expect(half.activations).toBe(eight.activations);
+    // On GPUs layers pass half precision on to each other; what blocks add up stays f32.
+    expect(half.activations).toBeLessThan(eight.activations);
+    expect(half.activations).toBeGreaterThan(0.5 * eight.activations);
     expect(half.weights).toBeLessThan(0.8 * eight.weights); // biases, norms and embeddings stay f32
     expect(eight.activations).toBeGreaterThan(4 * one.activations);
     expect(eight.weights).toBe(one.weights);
