@@ -20,10 +20,10 @@ export class PythonProcess implements PeerHandle {
   private answered: (reply: Reply & { file?: string }) => void = () => {};
   private ended: string | undefined;
 
-  constructor(description: PeerDescription, verbose: boolean) {
+  constructor(description: PeerDescription, { verbose, onCpu }: { verbose: boolean; onCpu: boolean }) {
     this.description = description;
     const python = process.env.PYTHON ?? 'python3';
-    const flags = description.python ?? [];
+    const flags = [...(description.python ?? []), ...(onCpu ? ['--cpu'] : [])];
     this.child = spawn(python, [join(import.meta.dirname, 'pytorch.py'), ...flags], {
       stdio: ['pipe', 'pipe', verbose ? 'inherit' : 'ignore'],
     });

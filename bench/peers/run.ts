@@ -24,6 +24,7 @@ interface Flags {
   hosting: Hosting;
   limit: number;
   json?: string;
+  pytorchCpu?: boolean;
   verbose?: boolean;
 }
 
@@ -52,6 +53,7 @@ function command(): Command {
     )
     .option('--limit <seconds>', 'a peer that takes longer for one piece of work is left out', positiveInteger, 60)
     .option('--json <file>', 'where the result goes')
+    .option('--pytorch-cpu', 'PyTorch on the CPU, where there is no CUDA: to check its numbers')
     .option('--verbose', 'show what the peers print')
     .addHelpText(
       'after',
@@ -135,8 +137,10 @@ async function openPeers(flags: Flags, result: PeerResult, say: (line: string) =
       say(`${name}: skipped, ${needs} is not installed (npm ci --prefix bench/peers)`);
       continue;
     }
-    const Process = description.python ? PythonProcess : PeerProcess;
-    const process = new Process(description, flags.verbose ?? false);
+    const { verbose = false, pytorchCpu = false } = flags;
+    const process = description.python
+      ? new PythonProcess(description, { verbose, onCpu: pytorchCpu })
+      : new PeerProcess(description, verbose);
     try {
       const { device, versions } = await process.ask({ do: 'open', peer: name, options }, 120);
       result.devices[name] = device;
