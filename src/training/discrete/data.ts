@@ -5,8 +5,8 @@ import type { Device } from '../../gpu/device.ts';
 import type { Batch, TrainingData } from '../data/types.ts';
 import { imagePatches, NearestCodes } from '../quantise.ts';
 
-/** Batches whose codes are asked for before they are wanted: two, so that a step is in the queue while they are waited for. */
-const AHEAD = 2;
+/** Batches whose codes are asked for before they are wanted: more than steps are in the queue. */
+const AHEAD = 4;
 
 /**
  * The batches of `data`, of `images` images, with maps of codes [batch, 1, grid, grid] in place of images. Closing it closes `data`.
