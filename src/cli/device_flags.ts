@@ -13,7 +13,7 @@ export interface DeviceFlags {
 /** The ops that have several implementations, and those. */
 export const RUNGS: Readonly<Record<string, readonly string[]>> = {
   matmul: ['reference', 'tiled', 'tiled_vec4', 'few_rows', 'subgroup_matrix', 'cpu', 'cpu_quad'],
-  attention: ['reference', 'flash', 'cpu', 'cpu_quad'],
+  attention: ['reference', 'flash', 'flash_matrix', 'cpu', 'cpu_quad'],
   layernorm: ['reference', 'layernorm', 'layernorm_subgroup'],
 };
 

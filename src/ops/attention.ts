@@ -4,6 +4,7 @@ import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { DType, Tensor } from '../gpu/tensor.ts';
 import { type Dropout, dropoutKeys, dropoutLevel, headKey, randomBits } from './dropout.ts';
+import { matrixShape } from './matmul_kernels.ts';
 import type { Input, Op, Problem } from './op.ts';
 
 /** Where q, k or v lies: rows of `stride` elements, from column `offset` on. */
@@ -31,12 +32,33 @@ export interface AttentionOptions {
   variant?: string;
 }
 
-function variants(device: Device, headDim: number): string[] {
+/** What decides which kernels can serve: `plain` keeps no log-sum-exp and drops no weight. */
+interface Uses {
+  headDim: number;
+  dtype: DType;
+  plain: boolean;
+}
+
+function variants(device: Device, { headDim, dtype, plain }: Uses): string[] {
   const flash = headDim % 4 === 0 && headDim <= 256;
+  const matrix = flash && plain && dtype === 'f16' && matrixTile(device, headDim) !== undefined;
   const subgroup = flash && device.hasSubgroups && (device.lanes === 4 || device.lanes === 8 || device.lanes === 16);
   const cpu = !subgroup ? [] : device.lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
   if (device.isCpu) return [...cpu, 'reference', ...(flash ? ['flash'] : [])];
-  return [...(flash ? ['flash'] : []), 'reference', ...cpu];
+  return [...(matrix ? ['flash_matrix'] : []), ...(flash ? ['flash'] : []), 'reference', ...cpu];
+}
+
+/** Constants of `flash_matrix.wgsl`: as many queries a workgroup as its memory has room for. */
+function matrixTile(device: Device, headDim: number) {
+  const shape = matrixShape(device);
+  if (!shape) return undefined;
+  const [keys, padded] = [32, Math.ceil(headDim / 16) * 16];
+  const bytes = (queries: number) =>
+    2 * (queries + keys) * (padded + 8) + 2 * queries * (keys + 8) + 4 * queries * (Math.max(keys, padded) + 8);
+  const queries = [64, 32].find((rows) => bytes(rows) <= device.workgroupMemory);
+  if (queries === undefined) return undefined;
+  const { m, n, k } = shape;
+  return { QUERIES: queries, KEYS: keys, MATRIX_M: m, MATRIX_N: n, MATRIX_K: k, LANES: device.lanes };
 }
 
 /** What the kernels want to know of dropout; zeros without it. @throws EmigmError 'shape' when a length is too great. */
@@ -66,7 +88,9 @@ export function attention(
   const { batch, heads, headDim, queries, keys } = shape;
   const { lse, dropout, dtype = q.tensor.dtype } = options;
   if (k.stride !== v.stride) throw new EmigmError('shape', 'attention: k and v have the same row stride');
-  const usable = variants(r.device, headDim);
+  const half = q.tensor.dtype === 'f16';
+  const plain = lse === undefined && dropout === undefined;
+  const usable = variants(r.device, { headDim, dtype: q.tensor.dtype, plain });
   let variant = options.variant ?? usable.find((name) => name === r.device.variants.attention) ?? usable[0];
   const odd = [q.stride, q.offset, k.stride, k.offset, v.offset].some((n) => n % 4 !== 0);
   if (odd) variant = 'reference';
@@ -80,8 +104,13 @@ export function attention(
     rows = queries >= 100 ? 2 * lanes : lanes; // the order of a sum is the same
     Object.assign(consts, { LANES: lanes, ROWS: rows });
   }
-  if (q.tensor.dtype === 'f16') {
+  if (half) {
     Object.assign(consts, variant === 'reference' ? { Elem: 'f16' } : { Elem4: 'vec4<f16>' });
+  }
+  const matrix = variant === 'flash_matrix' ? matrixTile(r.device, headDim) : undefined;
+  if (matrix) {
+    rows = matrix.QUERIES;
+    Object.assign(consts, matrix);
   }
   const drop = weightDropout(dropout, shape);
   r.call({
@@ -89,9 +118,9 @@ export function attention(
     kernel: {
       file: `attention/${variant}`,
       consts,
-      overrides: { STORE_LSE: lse !== undefined, ...drop.overrides },
+      overrides: matrix ? {} : { STORE_LSE: lse !== undefined, ...drop.overrides },
     },
-    operands: { q: q.tensor, k: k.tensor, v: v.tensor, out, lse, keys: dropout?.keys },
+    operands: { q: q.tensor, k: k.tensor, v: v.tensor, out, ...(!matrix && { lse, keys: dropout?.keys }) },
     params: {
       batch,
       heads,
@@ -103,7 +132,7 @@ export function attention(
       k_offset: k.offset,
       v_offset: v.offset,
       scale: 1 / Math.sqrt(headDim),
-      ...drop.params,
+      ...(!matrix && drop.params),
     },
     grid: [Math.ceil(queries / rows), heads, batch],
     flops: 4 * batch * heads * queries * keys * headDim,
@@ -151,7 +180,12 @@ function slices(t: Readonly<Record<string, Tensor>>, p: AttentionProblem): [Slic
 
 export const attentionOp: Op = {
   name: 'attention',
-  variants: (device, p) => variants(device, sizes(p).headDim),
+  variants: (device, p) => {
+    const { headDim, stored = 'f32', dropout } = sizes(p);
+    return variants(device, { headDim, dtype: stored, plain: dropout === undefined });
+  },
+  // There the softmax's numerators are rounded to f16, and the output as it is stored.
+  tolerance: (_, variant) => (variant === 'flash_matrix' ? 2 ** -10 : undefined),
   problems: {
     test: [
       { batch: 2, heads: 3, headDim: 12, queries: 7, keys: 7, fused: true },

@@ -30,9 +30,10 @@ export function withoutSubgroupMatrix(source: string, hasF16: boolean): string {
   code = code.replace(/subgroupMatrixLoad<(\w+), (\w+)>\(&(\w+),/g, (_, kind: Kind, order: string, at: string) => {
     const [rows, columns] = KINDS[kind];
     const cell = order === 'row_major' ? 'r * stride + c' : 'c * stride + r';
+    const name = `load_${kind}_${order}_${at}`;
     functions.set(
-      `load_${kind}_${at}`,
-      `fn load_${kind}_${at}(offset: u32, stride: u32) -> ${kind} {
+      name,
+      `fn ${name}(offset: u32, stride: u32) -> ${kind} {
         var m: ${kind};
         for (var r = 0u; r < ${rows}; r++) { for (var c = 0u; c < ${columns}; c++) {
           m.cells[r * ${columns} + c] = ${at}[offset + ${cell}];
@@ -40,7 +41,7 @@ export function withoutSubgroupMatrix(source: string, hasF16: boolean): string {
         return m;
       }`,
     );
-    return `load_${kind}_${at}(`;
+    return `${name}(`;
   });
   code = code.replace(/subgroupMatrixStore<row_major>\(&(\w+),/g, (_, at: string) => {
     functions.set(

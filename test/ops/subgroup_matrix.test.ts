@@ -3,6 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
 import { Session } from '../../src/gpu/session.ts';
 import { toleranceOf, runVariant } from '../../src/ops/check.ts';
+import { attentionOp } from '../../src/ops/attention.ts';
 import { createLinear, linear, matmulOp } from '../../src/ops/matmul.ts';
 import type { Op, Problem } from '../../src/ops/op.ts';
 import { inputArrays } from '../../src/ops/problem.ts';
@@ -19,7 +20,7 @@ beforeAll(async () => {
   matrices = await Device.open();
   hasF16 = matrices.hasF16;
   const subgroupMatrix = [{ m: 4, n: 8, k: 2, operand: 'f16', result: 'f32' }];
-  emulateSubgroupMatrix(matrices, { isCpu: false, lanes: 2, subgroupMatrix, workgroupMemory: 32768 });
+  emulateSubgroupMatrix(matrices, { isCpu: false, lanes: 2, subgroupMatrix, workgroupMemory: 20480 });
 });
 afterAll(() => {
   device?.dispose();
@@ -27,13 +28,13 @@ afterAll(() => {
 });
 
 /** Stored in f16 where the adapter has it; what the kernel rounds itself is then seen, else its sums alone. */
-async function check(op: Op, problem: Problem): Promise<void> {
+async function check(op: Op, problem: Problem, variant: string): Promise<void> {
   const p = hasF16 ? problem : Object.fromEntries(Object.entries(problem).filter(([, value]) => value !== 'f16'));
   const arrays = inputArrays(op, p, random());
-  const actual = await runVariant(matrices, op, p, 'subgroup_matrix', arrays);
+  const actual = await runVariant(matrices, op, p, variant, arrays);
   const expected = op.oracle(arrays, p);
   for (const name of Object.keys(expected)) {
-    const relative = toleranceOf(op, p, hasF16 ? 'subgroup_matrix' : 'f32');
+    const relative = toleranceOf(op, p, hasF16 ? variant : 'f32');
     expectClose(actual[name], expected[name], { relative }, `${op.name} ${name}`);
   }
 }
@@ -43,7 +44,9 @@ describe('matmul by subgroup matrices', () => {
     { m: 17, k: 36, n: 20, bias: true, activation: 'gelu', x: 'f16', y: 'f16', stored: 'f16' },
     { m: 33, k: 72, n: 40, bias: true, gate: true, residual: true, stored: 'f16' },
   ];
-  it.each(problems)('%j equals the oracle', (problem) => check(matmulOp, problem as unknown as Problem));
+  it.each(problems)('%j equals the oracle', (problem) =>
+    check(matmulOp, problem as unknown as Problem, 'subgroup_matrix'),
+  );
 
   it('gives the same numbers by every tile', async () => {
     const [rows, inputs, outputs] = [35, 52, 40];
@@ -80,6 +83,13 @@ describe('matmul by subgroup matrices', () => {
     expect(results[1]).toEqual(results[0]);
     expect(Math.max(...results[0])).toBeGreaterThan(0);
   });
+});
+
+describe('attention by subgroup matrices', () => {
+  it.each([
+    { batch: 2, heads: 2, headDim: 20, queries: 37, keys: 37, fused: true, stored: 'f16' },
+    { batch: 1, heads: 2, headDim: 32, queries: 5, keys: 70, stored: 'f16' },
+  ])('%j equals the oracle', (problem) => check(attentionOp, problem as unknown as Problem, 'flash_matrix'));
 });
 
 describe('matmul by vec4', () => {
