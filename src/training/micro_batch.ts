@@ -55,6 +55,8 @@ export interface MicroBatchInput {
   parts?: number;
   /** Take every token through the head, those that are not masked with weight 0: to compare all rows with others. */
   allRows?: boolean;
+  /** Take so many more, with weight 0, that the rows of a repeat are a multiple of this: there are fewer shapes then. */
+  rowsMultiple?: number;
 }
 
 /**
@@ -62,7 +64,7 @@ export interface MicroBatchInput {
  * @throws EmigmError 'shape' when an encoder without mask tokens would get rows of different length
  */
 export function layOutMicroBatch(config: TrunkConfig, input: MicroBatchInput): MicroBatch {
-  const { labels, dropped, mask, p, repeats, parts = 1, allRows = false } = input;
+  const { labels, dropped, mask, p, repeats, parts = 1, allRows = false, rowsMultiple = 1 } = input;
   const { bufferSize: buffer, mae } = config;
   const images = labels.length;
   const tokens = sequenceLength(config);
@@ -71,15 +73,16 @@ export function layOutMicroBatch(config: TrunkConfig, input: MicroBatchInput): M
   const rowOfDecoder = new Uint32Array(images * (buffer + tokens)).fill(MASKED);
   const rowOfToken = new Uint32Array(images * tokens).fill(MASKED);
   const rows: number[] = [];
-  let masked = 0;
+  const masked = Array.from(mask).filter((one) => one !== 0).length;
+  const wanted = Math.min(images * tokens, Math.ceil(masked / rowsMultiple) * rowsMultiple);
+  let spare = allRows ? images * tokens : wanted - masked;
   for (let b = 0; b < images; b++) {
     const visible: number[] = [];
     for (let i = 0; i < tokens; i++) {
       const at = b * tokens + i;
-      if (mask[at]) masked++;
-      else slot[at] = buffer + (mae ? visible.length : i);
+      if (!mask[at]) slot[at] = buffer + (mae ? visible.length : i);
       if (!mae || !mask[at]) visible.push(i);
-      if (!mask[at] && !allRows) continue;
+      if (!mask[at] && spare-- <= 0) continue;
       rowOfDecoder[b * (buffer + tokens) + buffer + i] = rows.length;
       rowOfToken[at] = rows.length;
       rows.push(at);

@@ -17,6 +17,8 @@ export interface Objective {
   readonly config: TrunkConfig;
   /** Rows of the loss for each masked token. */
   readonly repeats: number;
+  /** Rows of the loss are filled up to a multiple of it: see `MicroBatchInput.rowsMultiple`. */
+  readonly rowsMultiple?: number;
   /** Rows that the keys of dropout have. */
   readonly dropoutPlaces: number;
   /** Records forward and backward pass of a micro-batch: gradients, and the weighted loss, are added. */

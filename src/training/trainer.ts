@@ -119,6 +119,7 @@ export class Trainer {
       schedule: settings.axes.schedule,
       weighting: settings.axes.weighting,
       repeats: objective.repeats,
+      rowsMultiple: objective.rowsMultiple,
       parts: this.parts,
     });
     const size = images.length / settings.batch;

@@ -195,6 +195,13 @@ describe('masks and weights', () => {
     for (const [row, weight] of batch.weights.entries()) {
       expect(weight * masked * draws.p[image(row)]).toBeCloseTo(1, 5);
     }
+    const input = { ...draws, labels, schedule, weighting, repeats: 1, rowsMultiple: 7 };
+    const filled = layOutMicroBatch(toyDiscrete, input);
+    expect(filled.shape.rows).toBe(Math.min(4 * TOKENS, Math.ceil(masked / 7) * 7));
+    expect(new Set(filled.targets).size).toBe(filled.shape.rows);
+    const counted = [...filled.targets.entries()].filter(([, token]) => draws.mask[token]);
+    expect(counted.map(([row]) => filled.weights[row])).toEqual(Array.from(batch.weights));
+    expect(filled.weights.filter((weight) => weight > 0).length).toBe(masked);
   });
 });
 

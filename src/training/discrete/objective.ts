@@ -37,9 +37,13 @@ type List =
   | 'decoderRows'
   | 'rowOfDecoder';
 
+/** Numbers of rows of the loss that a micro-batch can have: programs are recorded for each. */
+const SHAPES = 32;
+
 export class DiscreteObjective implements Objective {
   readonly config: DiscreteConfig;
   readonly repeats = 1;
+  readonly rowsMultiple: number;
   private readonly device: Device;
   private readonly smoothing: number;
   private readonly layers: TapeLayers;
@@ -67,6 +71,7 @@ export class DiscreteObjective implements Objective {
     this.tokens = this.layers.table('token_emb.weight');
     this.output = this.layers.linear('logits');
     const tokens = images * sequenceLength(config);
+    this.rowsMultiple = Math.ceil(tokens / SHAPES);
     this.lists = new NamedLists(device, {
       classRows: images,
       classUses: 2 * images,
