@@ -16,7 +16,7 @@ export interface Peak {
 }
 
 /** Seconds of a run that are long enough to be trusted: larger problems are not tried. */
-const LONG = 0.05;
+export const LONG = 0.05;
 const REPEATS = 5;
 const LARGEST_MATMUL = 4096;
 const LARGEST_VECTOR = 2 ** 26;
@@ -65,7 +65,7 @@ async function peakBytes(device: Device, signal?: AbortSignal): Promise<Peak['by
 }
 
 /** Seconds of the fastest run, by the device's own clock where it has one. Frees the tensors. */
-async function best(device: Device, tensors: readonly Tensor[], record: (r: Recorder) => void): Promise<number> {
+export async function best(device: Device, tensors: readonly Tensor[], record: (r: Recorder) => void): Promise<number> {
   const session = new Session(device);
   try {
     const program = session.record('peak', record);
@@ -80,7 +80,8 @@ async function best(device: Device, tensors: readonly Tensor[], record: (r: Reco
   }
 }
 
-async function once(device: Device, session: Session, program: Program): Promise<number> {
+/** Seconds of one run of a prepared program, by the device's own clock where it has one. */
+export async function once(device: Device, session: Session, program: Program): Promise<number> {
   if (device.hasTimestamps) return (await session.profile(program)).reduce((sum, { seconds }) => sum + seconds, 0);
   const start = performance.now();
   session.run(program);

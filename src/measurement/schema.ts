@@ -80,7 +80,7 @@ const peak = z.object({
   bytes: z.object({ perSecond: count, size: count }),
 });
 
-const machine = z.object({
+export const machine = z.object({
   adapter: z.string(),
   driver: z.string(),
   isCpu: z.boolean(),

@@ -101,6 +101,7 @@ describe.each(Object.entries(ADAPTERS))('on %s', (_, abilities) => {
       }
     }
     device.kernels.get({ file: 'check/finite' }); // sessions record it, with the NaN guard
+    for (const file of ['fma', 'copy']) device.kernels.get({ file: `roofline/${file}` }); // bench kernels runs them
     const kernels = [...device.kernels];
     expect(kernels.length).toBeGreaterThan(100);
     for (const kernel of kernels) {
