@@ -12,7 +12,7 @@
 // Tiles of q, k and v keep the type that they are stored in: in f16 half the workgroup memory and half its traffic, with
 // the same products, in f32.
 // Grid: (ceil(q_len / 32), heads, batch). Workgroup memory: 4 + 4 + 4.5 + 1 KiB, in f16 2 + 2 + 4.5 + 1. No subgroups
-// needed. FLOPs per byte of memory traffic: about 5 in f32, 10 in f16 (q is read again for each tile of keys).
+// needed. FLOPs per byte of memory traffic: about 11 in f32, 21 in f16 (q is read again for each tile of keys).
 requires immediate_address_space;
 
 alias Elem4 = vec4<f32>;              // vec4<f16> for f16 storage; sums are f32

@@ -12,7 +12,7 @@
 // Gimelshein 2018; Dao et al. 2022, algorithm 1); numerators . v by matrices into workgroup memory; and from there into
 // the accumulators, a quarter of the query's output in each of its invocations' registers, which shrink as the maximum
 // grows. Head dims are padded with zeros to a multiple of 16.
-// Grid: (ceil(q_len / QUERIES), heads, batch). FLOPs per byte of memory traffic, f16: QUERIES; flash.wgsl, f16: 10.
+// Grid: (ceil(q_len / QUERIES), heads, batch). FLOPs per byte of memory traffic, f16: QUERIES; flash.wgsl, f16: 21.
 // Workgroup memory at HEAD_DIM 64: 21 KiB with 32 queries, 36 KiB with 64. Strides are padded as in
 // matmul/subgroup_matrix.wgsl.
 requires immediate_address_space;

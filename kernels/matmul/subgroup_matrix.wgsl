@@ -12,8 +12,8 @@
 // Any m; k and n multiples of 4 (edges are padded with zeros). For adapters whose subgroupMatrixConfigs have f16
 // operands and f32 results, with subgroups of one size. What this adds to tiled_vec4.wgsl: a subgroup multiplies
 // MATRIX_M x MATRIX_K by MATRIX_K x MATRIX_N at once, and each number read from workgroup memory serves a whole matrix.
-// As there: two tiles in turn in workgroup memory, padded strides (8 numbers: a row of a matrix starts 4 banks after
-// the one before, so that 8 rows meet all 32 banks), the next step's numbers on their way while this one's are multiplied.
+// As there: two tiles in turn in workgroup memory, padded strides (8 numbers more, so that 16 bytes of each of 8 rows
+// lie in different banks), the next step's numbers on their way while this one's are multiplied.
 //
 // A sum goes over k in SLICES parts, part s taking the matrices s, s + SLICES, ... along k; each part is summed by a
 // subgroup of its own, and the parts are added in order in the epilogue. Neither depends on the size of the tile, so

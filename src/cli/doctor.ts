@@ -6,6 +6,7 @@ import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device, mib } from '../gpu/device.ts';
 import { checkOps, isRight, type OpCheck } from '../ops/check.ts';
+import type { Problem } from '../ops/op.ts';
 import { ops } from '../ops/registry.ts';
 import type { Io } from './io.ts';
 import { table } from './options.ts';
@@ -132,8 +133,10 @@ async function examine(choice: string): Promise<AdapterReport> {
     const { subgroupMinSize: low, subgroupMaxSize: high } = info;
     const configs = (info as { subgroupMatrixConfigs?: Record<string, unknown>[] }).subgroupMatrixConfigs ?? [];
     const limits = device.limits as unknown as Record<string, number>;
+    // As models run there: half precision where a GPU has it.
+    const half: Problem = !device.isCpu && device.hasF16 ? { stored: 'f16' } : {};
     const kernels = ops.flatMap((op) => {
-      const problem = op.problems.bench.at(-1) ?? op.problems.test[0];
+      const problem = { ...(op.problems.bench[0] ?? op.problems.test[0]), ...half };
       const of = op.variants(device, problem);
       return of.length > 1 ? [{ op: op.name, choice: of[0], of }] : [];
     });
