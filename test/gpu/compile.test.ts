@@ -37,6 +37,17 @@ const ADAPTERS: Record<string, Partial<Abilities>> = {
   'a CPU driver of 4 lanes': { isCpu: true, lanes: 4, hasSubgroups: true, hasF16: false, subgroupMatrix: [] },
 };
 
+/** Problems as GPUs have them, that make the ladder's rungs take each of their tiles. */
+const TILES: Record<string, Problem[]> = {
+  matmul: [1, 16, 100, 320, 1024, 8192].flatMap((m): Problem[] => {
+    const shape = { m, k: 1024, n: 2048, bias: true };
+    return [shape, { ...shape, x: 'f16', y: 'f16', stored: 'f16' }];
+  }),
+  attention: [32, 56, 64, 80, 128].map((headDim) => {
+    return { batch: 1, heads: 2, headDim, queries: 320, keys: 320, fused: true, stored: 'f16' };
+  }),
+};
+
 const size = (shape: readonly number[]) => shape.reduce((a, b) => a * b, 1);
 const zeros = new Float32Array(2 ** 25);
 
@@ -92,7 +103,7 @@ describe.each(Object.entries(ADAPTERS))('on %s', (_, abilities) => {
 
   it('all that ops record compiles', async () => {
     for (const op of ops) {
-      for (const problem of [...op.problems.test, ...op.problems.bench]) {
+      for (const problem of [...op.problems.test, ...op.problems.bench, ...(TILES[op.name] ?? [])]) {
         if (lacksF16(device, op, problem)) continue;
         for (const variant of op.variants(device, problem)) recordForward(device, op, problem, variant);
       }

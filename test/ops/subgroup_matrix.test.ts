@@ -91,21 +91,28 @@ describe('attention by subgroup matrices', () => {
 
 describe('matmul by vec4', () => {
   it('gives a row the same value whichever kernel the number of rows chooses', async () => {
-    const [inputs, outputs] = [300, 20];
+    const [inputs, outputs] = [136, 960];
     const source = random();
     const weight = source.normal(inputs * outputs);
     const layer = createLinear(device, 'w', [outputs, inputs], weight, undefined, { variant: 'tiled_vec4' });
-    const x = device.tensor([70, inputs], 'f32', 'x', source.normal(70 * inputs));
-    const y = [70, 3].map((rows) => device.tensor([rows, outputs], 'f32', 'y'));
+    const x = device.tensor([1030, inputs], 'f32', 'x', source.normal(1030 * inputs));
+    const y = [1030, 70, 3].map((rows) => device.tensor([rows, outputs], 'f32', 'y'));
     const session = new Session(device);
     const program = session.record('matmul', (r) => {
       for (const out of y) linear(r, x, layer, { rows: out.shape[0], out });
     });
-    expect(program.dispatches.map(({ kernel }) => kernel.spec.file)).toEqual(['matmul/tiled_vec4', 'matmul/few_rows']);
+    const specs = program.dispatches.map(({ kernel }) => kernel.spec);
+    expect(specs.map(({ file, consts }) => `${file} ${consts?.ROWS}`)).toEqual([
+      'matmul/tiled_vec4 8',
+      'matmul/tiled_vec4 4',
+      'matmul/few_rows 4',
+    ]);
     await session.prepare();
     session.run(program);
-    const [many, few] = [await device.read(y[0]), await device.read(y[1])];
-    expect(few).toEqual(many.subarray(0, few.length));
+    const [most, many, few] = await Promise.all(y.map((tensor) => device.read(tensor)));
+    expect(many).toEqual(most.subarray(0, many.length));
+    expect(few).toEqual(most.subarray(0, few.length));
+    expect(most.every(Number.isFinite)).toBe(true);
     session.dispose();
   });
 });
