@@ -2,7 +2,8 @@
 import { EmigmError } from '../src/errors.ts';
 import { Device, type DeviceOptions } from '../src/gpu/device.ts';
 import type { Row } from '../src/measurement/kernels/schema.ts';
-import { type Job, jobsOf, type Rates, timeJob, workOf } from '../src/measurement/kernels/time.ts';
+import { measureJobs } from '../src/measurement/kernels/run.ts';
+import { type Job, jobsOf } from '../src/measurement/kernels/time.ts';
 import type { Op } from '../src/ops/op.ts';
 import { ops } from '../src/ops/registry.ts';
 import type { OpRow } from './result.ts';
@@ -34,27 +35,9 @@ export async function benchOps(options: OpsOptions): Promise<OpRow[]> {
     for (const pass of ['forward', 'backward'] as const) groups.push(opJobs(probe, op, pass, options));
   }
   probe.dispose();
-  // Stands for the time that it will take.
-  const cost = (job: Job) => job.variants.length * (1 + workOf(job) / 2e9);
-  const total = groups.flat().reduce((sum, job) => sum + cost(job), 0);
   const limits = quick ? { once: 1, each: 0.1 } : { once: 4, each: 0.6 };
-  const rates: Rates = new Map();
-  const rows: OpRow[] = [];
-  let done = 0;
-  for (const group of groups.filter(({ length }) => length > 0)) {
-    // A device of its own frees whatever an op has taken.
-    const device = await Device.open(options.device);
-    try {
-      for (const job of group) {
-        options.onProgress?.(done / total, job.op.name);
-        rows.push(...(await timeJob(device, job, limits, rates, signal)).map(opRow));
-        done += cost(job);
-      }
-    } finally {
-      device.dispose();
-    }
-  }
-  return withRatios(rows);
+  const { device, onProgress } = options;
+  return withRatios((await measureJobs(groups, { device, limits, onProgress, signal })).map(opRow));
 }
 
 function opJobs(device: Device, op: Op, pass: Job['pass'], { quick, variants }: OpsOptions): Job[] {

@@ -1,16 +1,8 @@
 /** Results as tables for people. */
 import { table } from '../src/cli/options.ts';
 import { mib } from '../src/gpu/device.ts';
-import type { Problem } from '../src/ops/op.ts';
+import { problemText } from '../src/measurement/kernels/problems.ts';
 import type { BenchResult, HostRow, OpRow, SamplingRow, TrainingRow } from './result.ts';
-
-/** `m 64 k 448 n 1344 bias` */
-export function problemText(problem: Problem): string {
-  return Object.entries(problem)
-    .filter(([, value]) => value !== false)
-    .map(([name, value]) => (value === true ? name : `${name} ${value}`))
-    .join(' ');
-}
 
 /** Three significant digits, or a dash. */
 const digits = (value: number | undefined) => {

@@ -14,6 +14,7 @@ import { sweep } from '../measurement/sweep.ts';
 import { markdown } from '../measurement/tables.ts';
 import { settingsOf, Workbench } from '../measurement/workbench.ts';
 import { preset, presets } from '../models/config.ts';
+import { registerBenchKernels } from './bench_kernels.ts';
 import { checkQuality, measureQuality, type QualityFlags } from './bench_quality.ts';
 import { addKernel } from './device_flags.ts';
 import type { Io } from './io.ts';
@@ -65,7 +66,10 @@ export function registerBench(program: Command, io: Io): void {
     .command('bench')
     .summary('measure how fast images are made')
     .description('Measures speed on this adapter.')
-    .addHelpText('after', '\nExample:\n  emigm bench nfe --model b-256 --steps 4,8,16 --batch 1,8 --out nfe');
+    .addHelpText(
+      'after',
+      '\nExamples:\n  emigm bench nfe --model b-256 --steps 4,8,16 --batch 1,8 --out nfe\n  emigm bench kernels --op matmul',
+    );
   bench
     .command('nfe')
     .summary('latency against the number of function evaluations')
@@ -139,6 +143,7 @@ export function registerBench(program: Command, io: Io): void {
         '  emigm bench nfe --model b-256 --cfg-interval 0,1 --cfg-interval 0.1,0.3 --kernel default --kernel matmul=reference',
     )
     .action((flags: NfeFlags) => benchNfe(flags, io));
+  registerBenchKernels(bench, io);
 }
 
 /** @throws EmigmError 'input', 'file', 'model', 'adapter', 'memory', 'aborted' */

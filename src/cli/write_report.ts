@@ -2,7 +2,7 @@
 import { join } from 'node:path';
 import { writeAtomically } from '../formats/files.ts';
 import { svgToPng } from '../formats/svg.ts';
-import { figureSpecs } from '../measurement/figures.ts';
+import { type FigureSpec, figureSpecs } from '../measurement/figures.ts';
 import { type DrawnFigure, page } from '../measurement/page.ts';
 import type { NfeReport } from '../measurement/schema.ts';
 import { csv, markdown } from '../measurement/tables.ts';
@@ -13,7 +13,7 @@ import { makeFolder } from './open.ts';
 const PNG_SCALE = 3;
 
 /** JSON with a line a row, so that reports can be compared by diff. */
-export function reportJson({ rows, ...head }: NfeReport): string {
+export function reportJson({ rows, ...head }: { readonly rows: readonly unknown[] }): string {
   const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
   const list = rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n');
   return `{\n${fields.join(',\n')},\n  "rows": [\n${list}\n  ]\n}\n`;
@@ -24,21 +24,35 @@ export function reportJson({ rows, ...head }: NfeReport): string {
  * @throws EmigmError 'file' when the disk refuses
  */
 export async function writeReport(folder: string, name: string, reports: readonly NfeReport[]): Promise<string> {
+  return writeDocument(folder, name, figureSpecs(reports), (drawn) => ({
+    ...(reports.length === 1 && { json: reportJson(reports[0]) }),
+    csv: csv(reports),
+    md: markdown(reports),
+    html: page(reports, drawn),
+  }));
+}
+
+/** Writes every figure as SVG and PNG into `figures/`, then the files, by extension. Returns the page's path. */
+export async function writeDocument(
+  folder: string,
+  name: string,
+  specs: readonly FigureSpec[],
+  files: (drawn: readonly DrawnFigure[]) => Record<string, string>,
+): Promise<string> {
   const figures = join(folder, 'figures');
   makeFolder(figures);
-  const write = (path: string, content: string | Uint8Array) =>
-    writeAtomically(path, (put) => put(typeof content === 'string' ? new TextEncoder().encode(content) : content));
   const drawn: DrawnFigure[] = [];
-  for (const figure of figureSpecs(reports)) {
+  for (const figure of specs) {
     const svg = await renderCurves(figure.spec);
     drawn.push({ ...figure, svg });
-    await write(join(figures, `${figure.name}.svg`), svg);
-    await write(join(figures, `${figure.name}.png`), await svgToPng(svg, PNG_SCALE));
+    await writeText(join(figures, `${figure.name}.svg`), svg);
+    await writeText(join(figures, `${figure.name}.png`), await svgToPng(svg, PNG_SCALE));
   }
-  if (reports.length === 1) await write(join(folder, `${name}.json`), reportJson(reports[0]));
-  await write(join(folder, `${name}.csv`), csv(reports));
-  await write(join(folder, `${name}.md`), markdown(reports));
-  const html = join(folder, `${name}.html`);
-  await write(html, page(reports, drawn));
-  return html;
+  for (const [ending, text] of Object.entries(files(drawn))) await writeText(join(folder, `${name}.${ending}`), text);
+  return join(folder, `${name}.html`);
+}
+
+/** @throws EmigmError 'file' when the disk refuses */
+export function writeText(path: string, content: string | Uint8Array): Promise<void> {
+  return writeAtomically(path, (put) => put(typeof content === 'string' ? new TextEncoder().encode(content) : content));
 }

@@ -12,8 +12,8 @@ export interface FigureSpec {
   spec: TopLevelSpec;
 }
 
-const WIDTH = 340;
-const HEIGHT = 220;
+export const WIDTH = 340;
+export const HEIGHT = 220;
 /** Okabe and Ito: told apart by colour-blind eyes and in grey print. */
 const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#f0e442'];
 const PART_COLOURS: Readonly<Record<string, string>> = {
@@ -43,7 +43,12 @@ const config = {
   range: { category: COLOURS },
 };
 
-const base = { $schema: 'https://vega.github.io/schema/vega-lite/v6.json', background: 'white', padding: 8, config };
+export const base = {
+  $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
+  background: 'white',
+  padding: 8,
+  config,
+};
 
 /** A row with the name of its run and, apart from steps and NFE, of itself. */
 interface Named {
@@ -258,13 +263,37 @@ function roofline(reports: readonly NfeReport[], rows: readonly Named[]): Figure
     });
   });
   if (kernels.length === 0) return undefined;
-  const low = Math.min(...kernels.map(({ intensity }) => intensity)) / 2;
-  const high = Math.max(...kernels.map(({ intensity }) => intensity)) * 2;
-  const roofs = reports.flatMap(({ peak }, i) => {
-    const [flops, bytes] = [peak.flops.perSecond, peak.bytes.perSecond];
+  const roofs = reports.map(({ peak }, i) => {
+    return { flops: peak.flops.perSecond, bytes: peak.bytes.perSecond, run: names[i] };
+  });
+  const labels = kernels.filter(({ share }) => share > 0.03);
+  const caption =
+    'Lines: the measured peaks. Circles: kernels of the largest run, as large as their share of its time. ' +
+    'Bytes count each operand once, so a kernel whose operands stay in a cache can lie above the slope.';
+  return { name: 'roofline', title: 'Roofline', caption, spec: rooflineSpec(roofs, kernels, labels) };
+}
+
+/** A circle of a roofline: FLOP a byte, GFLOP/s, how large from 0 to 1. */
+export interface RooflinePoint {
+  kernel: string;
+  intensity: number;
+  rate: number;
+  share: number;
+  run: string;
+}
+
+/** Lines for the roofs (FLOP/s, bytes a second), a circle for each point, names at those in `labels`. */
+export function rooflineSpec(
+  roofs: readonly { flops: number; bytes: number; run: string }[],
+  points: readonly RooflinePoint[],
+  labels: readonly RooflinePoint[],
+): TopLevelSpec {
+  const low = Math.min(...points.map(({ intensity }) => intensity)) / 2;
+  const high = Math.max(...points.map(({ intensity }) => intensity)) * 2;
+  const lines = roofs.flatMap(({ flops, bytes, run }) => {
     const ridge = flops / bytes;
     const at = [low, ...(ridge > low && ridge < high ? [ridge] : []), high];
-    return at.map((intensity) => ({ intensity, rate: Math.min(flops, intensity * bytes) / 1e9, run: names[i] }));
+    return at.map((intensity) => ({ intensity, rate: Math.min(flops, intensity * bytes) / 1e9, run }));
   });
   const x = {
     field: 'intensity',
@@ -287,12 +316,12 @@ function roofline(reports: readonly NfeReport[], rows: readonly Named[]): Figure
     height: HEIGHT + 60,
     layer: [
       {
-        data: { values: roofs },
+        data: { values: lines },
         mark: { type: 'line', strokeWidth: 2 },
         encoding: { x, y, color, order: { field: 'intensity' } },
       },
       {
-        data: { values: kernels },
+        data: { values: points },
         mark: { type: 'circle', opacity: 0.75 },
         encoding: {
           x,
@@ -302,14 +331,11 @@ function roofline(reports: readonly NfeReport[], rows: readonly Named[]): Figure
         },
       },
       {
-        data: { values: kernels.filter(({ share }) => share > 0.03) },
+        data: { values: labels },
         mark: { type: 'text', dy: -12, fontSize: 12 },
         encoding: { x, y, text: { field: 'kernel' } },
       },
     ],
   };
-  const caption =
-    'Lines: the measured peaks. Circles: kernels of the largest run, as large as their share of its time. ' +
-    'Bytes count each operand once, so a kernel whose operands stay in a cache can lie above the slope.';
-  return { name: 'roofline', title: 'Roofline', caption, spec: spec as TopLevelSpec };
+  return spec as TopLevelSpec;
 }

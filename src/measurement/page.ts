@@ -1,6 +1,6 @@
 /** The report as one HTML page that needs nothing else: no script, no font, no network. */
 import type { FigureSpec } from './figures.ts';
-import { machineText, sections, type Table } from './tables.ts';
+import { machineText, type Section, sections, type Table } from './tables.ts';
 import type { NfeReport } from './schema.ts';
 
 export interface DrawnFigure extends FigureSpec {
@@ -44,8 +44,19 @@ function figure({ name, title, caption, svg }: DrawnFigure): string {
 
 export function page(reports: readonly NfeReport[], figures: readonly DrawnFigure[]): string {
   const title = reports.length > 1 ? 'NFE against latency, side by side' : 'NFE against latency';
-  const machines = reports.map((report) => `<p class="machine">${escaped(machineText(report))}</p>`);
-  const tables = sections(reports).map(({ title: heading, text, table: rows }) => {
+  return htmlPage({ title, machines: reports.map(machineText), figures, sections: sections(reports) });
+}
+
+/** A page of anything: machines, figures, then tables under their headings. */
+export function htmlPage(content: {
+  title: string;
+  machines: readonly string[];
+  figures: readonly DrawnFigure[];
+  sections: readonly Section[];
+}): string {
+  const { title, figures } = content;
+  const machines = content.machines.map((text) => `<p class="machine">${escaped(text)}</p>`);
+  const tables = content.sections.map(({ title: heading, text, table: rows }) => {
     return `<h2>${escaped(heading)}</h2>\n${text ? `<p>${escaped(text)}</p>\n` : ''}${rows ? table(rows) : ''}`;
   });
   return `<!DOCTYPE html>
@@ -53,12 +64,12 @@ export function page(reports: readonly NfeReport[], figures: readonly DrawnFigur
 <head>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
-<title>${title}</title>
+<title>${escaped(title)}</title>
 <style>${STYLE}
 </style>
 </head>
 <body>
-<h1>${title}</h1>
+<h1>${escaped(title)}</h1>
 ${machines.join('\n')}
 <div class="figures">
 ${figures.map(figure).join('\n')}

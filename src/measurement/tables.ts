@@ -20,10 +20,11 @@ export function time(seconds: number): string {
 
 const binary = (bytes: number) =>
   bytes >= 2 ** 30 ? `${digits(bytes / 2 ** 30)} GiB` : `${digits(bytes / 2 ** 20)} MiB`;
-const rate = (perSecond: number, unit: string) =>
+export const rate = (perSecond: number, unit: string) =>
   perSecond >= 1e12 ? `${digits(perSecond / 1e12)} T${unit}` : `${digits(perSecond / 1e9)} G${unit}`;
 
 export type Table = { head: string[]; rows: string[][] };
+export type Section = { title: string; text?: string; table?: Table };
 
 /** What is the same in all rows: `model b-256, stored f16, ...`. */
 export function commonText(rows: readonly Row[]): string {
@@ -139,9 +140,9 @@ const markdownTable = ({ head, rows }: Table): string => {
 };
 
 /** All tables with their headings, for Markdown and for the page. */
-export function sections(reports: readonly NfeReport[]): { title: string; text?: string; table?: Table }[] {
+export function sections(reports: readonly NfeReport[]): Section[] {
   const names = runNames(reports);
-  const found: { title: string; text?: string; table?: Table }[] = [];
+  const found: Section[] = [];
   if (reports.length > 1) found.push({ title: 'Side by side', table: comparisonTable(reports) });
   for (const [i, report] of reports.entries()) {
     const { rows } = report;
@@ -156,17 +157,26 @@ export function sections(reports: readonly NfeReport[]): { title: string; text?:
 }
 
 export function markdown(reports: readonly NfeReport[]): string {
-  const body = sections(reports).map(({ title, text, table }) => {
+  return markdownOf(reports.map(machineText), sections(reports));
+}
+
+/** Machines as a list, then tables under their headings. */
+export function markdownOf(machines: readonly string[], parts: readonly Section[]): string {
+  const body = parts.map(({ title, text, table }) => {
     return [`## ${title}`, text, table && markdownTable(table)].filter(Boolean).join('\n\n');
   });
-  const machines = reports.map((report) => `- ${machineText(report)}`);
-  return `${[machines.join('\n'), ...body].join('\n\n')}\n`;
+  return `${[machines.map((line) => `- ${line}`).join('\n'), ...body].join('\n\n')}\n`;
 }
 
 /** One line a point with all numbers at full precision; RFC 4180. */
 export function csv(reports: readonly NfeReport[]): string {
   const names = runNames(reports);
   const lines = reports.flatMap((report, i) => report.rows.map((row) => flat(names[i], row)));
+  return csvOf(lines);
+}
+
+/** Lines under all the names that any of them has; RFC 4180. */
+export function csvOf(lines: readonly Readonly<Record<string, unknown>>[]): string {
   const head = [...new Set(lines.flatMap((line) => Object.keys(line)))];
   const cell = (value: unknown) => {
     const text = value === undefined ? '' : String(value);
