@@ -179,7 +179,7 @@ function opsOf(names: string | undefined): Op[] {
   return names.split(',').map((name) => {
     const op = ops.find((one) => plain(one.name) === plain(name));
     const all = ops.map((one) => one.name);
-    if (!op) throw new EmigmError('input', `no op ${name};${didYouMean(name, all) || ` there are ${all.join(', ')}`}`);
+    if (!op) throw new EmigmError('input', `no op ${name}.${didYouMean(name, all) || ` There are ${all.join(', ')}.`}`);
     return op;
   });
 }

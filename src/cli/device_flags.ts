@@ -10,11 +10,11 @@ export interface DeviceFlags {
   nanGuard?: boolean;
 }
 
-/** The ops that have several implementations, and those. */
+/** The ops that have several implementations, and those; `default` is the engine's own choice, whatever was measured. */
 export const RUNGS: Readonly<Record<string, readonly string[]>> = {
-  matmul: ['reference', 'tiled', 'tiled_vec4', 'few_rows', 'subgroup_matrix', 'cpu', 'cpu_quad'],
-  attention: ['reference', 'flash', 'flash_matrix', 'cpu', 'cpu_quad'],
-  layernorm: ['reference', 'layernorm', 'layernorm_subgroup'],
+  matmul: ['default', 'reference', 'tiled', 'tiled_vec4', 'few_rows', 'subgroup_matrix', 'cpu', 'cpu_quad'],
+  attention: ['default', 'reference', 'flash', 'flash_matrix', 'cpu', 'cpu_quad'],
+  layernorm: ['default', 'reference', 'layernorm', 'layernorm_subgroup'],
 };
 
 export function addKernel(text: string, before: Record<string, string> = {}): Record<string, string> {

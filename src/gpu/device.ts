@@ -2,8 +2,16 @@
 import { EmigmError } from '../errors.ts';
 import { float32ToHalf, halfToFloat32 } from '../float16.ts';
 import { KernelCache } from './kernel.ts';
-import { type AdapterChoice, type OpenedAdapter, openAdapter, readKernelSource } from './node.ts';
+import {
+  type AdapterChoice,
+  type OpenedAdapter,
+  openAdapter,
+  readKernelSource,
+  readTuning,
+  writeTuning,
+} from './node.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
+import { type Tuning, withTuning } from './tuning.ts';
 import { waitWithPauses } from './wait.ts';
 
 export interface DeviceOptions {
@@ -12,6 +20,8 @@ export interface DeviceOptions {
   nanGuard?: boolean;
   /** Implementations to use where several can serve: `{ matmul: 'reference' }`. */
   variants?: Readonly<Record<string, string>>;
+  /** Take up what `emigm tune` has measured. Default true; `variants` goes before it. */
+  tuned?: boolean;
   /** Bytes that may be taken in all: for a share of an adapter. Default: what the driver gives. */
   memory?: number;
 }
@@ -62,7 +72,10 @@ export class Device {
   /** Bytes of workgroup memory that a kernel may have. */
   readonly workgroupMemory: number;
   readonly nanGuard: boolean;
+  /** Implementations asked for by op, or measured by shape: see tuning.ts. */
   readonly variants: Readonly<Record<string, string>>;
+  /** Measured choices that the device has taken up. */
+  readonly tuning: Tuning | undefined;
   /** Bytes of the largest buffer that kernels can bind. */
   readonly largestBuffer: number;
   /** Bytes that may be taken in all. */
@@ -97,7 +110,8 @@ export class Device {
     this.memory = planned?.memory ?? options.memory ?? Number.POSITIVE_INFINITY;
     this.isPlan = planned !== undefined;
     this.nanGuard = options.nanGuard ?? false;
-    this.variants = planned?.variants ?? options.variants ?? {};
+    this.tuning = planned || options.tuned === false || options.adapter === 'null' ? undefined : readTuning(opened);
+    this.variants = planned?.variants ?? withTuning(options.variants ?? {}, this.tuning);
     this.kernels = new KernelCache(handle, readKernelSource);
     handle.addEventListener('uncapturederror', this.onError);
     void handle.lost.then(({ reason, message }) => {
@@ -154,6 +168,11 @@ export class Device {
 
   get adapter(): GPUAdapter {
     return this.opened.adapter;
+  }
+
+  /** Stores measured choices for devices of this adapter that are opened later. @throws EmigmError 'file' */
+  storeTuning(tuning: Tuning): string {
+    return writeTuning(this.opened, tuning);
   }
 
   get limits(): GPUSupportedLimits {

@@ -2,6 +2,7 @@
  * Opens WebGPU under Node: which Vulkan driver, which loader, which adapter.
  * With src/formats and src/cli the only place that touches `node:` modules.
  */
+import { createHash } from 'node:crypto';
 import { constants } from 'node:os';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -12,6 +13,7 @@ import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { brotliDecompressSync } from 'node:zlib';
 import { EmigmError } from '../errors.ts';
+import { parseTuning, type Tuning } from './tuning.ts';
 
 /** `auto`, `gpu`, `lavapipe`, `swiftshader`, `null` (compiles, computes nothing) or a part of an adapter's name. */
 export type AdapterChoice = string;
@@ -57,6 +59,47 @@ export function readKernelSource(path: string): string {
   } catch (cause) {
     throw new EmigmError('kernel', `kernel file ${file} cannot be read`, { cause });
   }
+}
+
+/** Hash of all kernel files: measured choices hold as long as it stays. */
+export function kernelHash(): string {
+  const folder = join(packageFolder(), 'kernels');
+  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.wgsl'));
+  const hash = createHash('sha256');
+  for (const file of files.sort()) hash.update(`${file}\n`).update(readFileSync(join(folder, file)));
+  return hash.digest('hex').slice(0, 16);
+}
+
+/** What tells an adapter and its driver from all others. */
+const adapterIdentity = ({ adapter: { info }, driver }: OpenedAdapter) =>
+  [info.vendor, info.architecture, info.device, info.description, driver].join('\n');
+
+/** Where measured choices for this adapter are. */
+export function tuningFile(opened: OpenedAdapter): string {
+  const name = createHash('sha256').update(adapterIdentity(opened)).digest('hex').slice(0, 16);
+  return join(cacheFolder(), 'tuning', `${name}.json`);
+}
+
+/** Measured choices for this adapter and these kernels, if there are any; none with EMIGM_TUNING=off. */
+export function readTuning(opened: OpenedAdapter): Tuning | undefined {
+  const file = tuningFile(opened);
+  if (process.env.EMIGM_TUNING === 'off' || !existsSync(file)) return undefined;
+  const tuning = parseTuning(readFileSync(file, 'utf8'));
+  return tuning?.kernels === kernelHash() ? tuning : undefined;
+}
+
+/** Stores measured choices. Whole or not at all: written beside, then renamed. @throws EmigmError 'file' */
+export function writeTuning(opened: OpenedAdapter, tuning: Tuning): string {
+  const file = tuningFile(opened);
+  const partial = `${file}.${process.pid}.partial`;
+  try {
+    mkdirSync(dirname(file), { recursive: true });
+    writeFileSync(partial, `${JSON.stringify(tuning, null, 2)}\n`);
+    renameSync(partial, file);
+  } catch (cause) {
+    throw new EmigmError('file', `${file} cannot be written: ${(cause as Error).message}`, { cause });
+  }
+  return file;
 }
 
 /**

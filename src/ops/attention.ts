@@ -3,6 +3,7 @@ import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { DType, Tensor } from '../gpu/tensor.ts';
+import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
 import { type Dropout, dropoutKeys, dropoutLevel, headKey, randomBits } from './dropout.ts';
 import { matrixShape } from './matmul_kernels.ts';
 import type { Input, Op, Problem } from './op.ts';
@@ -39,7 +40,10 @@ interface Uses {
   plain: boolean;
 }
 
-function variants(device: Device, { headDim, dtype, plain }: Uses): string[] {
+const variants = (device: Device, uses: Uses) =>
+  preferredFirst(device, shapeKey.attention(uses.headDim, uses.dtype), usable(device, uses));
+
+function usable(device: Device, { headDim, dtype, plain }: Uses): string[] {
   const flash = headDim % 4 === 0 && headDim <= 256;
   const matrix = flash && plain && dtype === 'f16' && matrixTile(device, headDim) !== undefined;
   const subgroup = flash && device.hasSubgroups && (device.lanes === 4 || device.lanes === 8 || device.lanes === 16);
@@ -90,8 +94,7 @@ export function attention(
   if (k.stride !== v.stride) throw new EmigmError('shape', 'attention: k and v have the same row stride');
   const half = q.tensor.dtype === 'f16';
   const plain = lse === undefined && dropout === undefined;
-  const usable = variants(r.device, { headDim, dtype: q.tensor.dtype, plain });
-  let variant = options.variant ?? usable.find((name) => name === r.device.variants.attention) ?? usable[0];
+  let variant = options.variant ?? variants(r.device, { headDim, dtype: q.tensor.dtype, plain })[0];
   const odd = [q.stride, q.offset, k.stride, k.offset, v.offset].some((n) => n % 4 !== 0);
   if (odd) variant = 'reference';
   const out = options.out ?? r.temp([batch, queries, heads * headDim], dtype, 'attention out');

@@ -3,6 +3,7 @@ import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import { describeTensor, type DType, type Tensor } from '../gpu/tensor.ts';
+import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
 import type { Op, Problem } from './op.ts';
 
 export interface Norm {
@@ -20,7 +21,10 @@ export interface LayerNormOptions {
   variant?: string;
 }
 
-function variants(device: Device, width: number): string[] {
+const variants = (device: Device, width: number) =>
+  preferredFirst(device, shapeKey.layernorm(width), usable(device, width));
+
+function usable(device: Device, width: number): string[] {
   if (width % 4 !== 0) return ['reference'];
   const subgroup = device.hasSubgroups && device.lanes > 0 && device.lanes <= 64;
   if (device.isCpu && subgroup) return ['layernorm_subgroup', 'reference', 'layernorm'];
@@ -35,8 +39,7 @@ export function layernorm(r: Recorder, x: Tensor, width: number, options: LayerN
     throw new EmigmError('shape', `layernorm: x is ${describeTensor(x)} (${x.label}), rows of ${width} wanted`);
   }
   const y = options.out ?? r.temp([rows, width], dtype, 'layernorm out');
-  const usable = variants(r.device, width);
-  const variant = options.variant ?? usable.find((name) => name === r.device.variants.layernorm) ?? usable[0];
+  const variant = options.variant ?? variants(r.device, width)[0];
   const suffix = variant === 'reference' ? '' : '4';
   const consts: Record<string, string | number> = {};
   if (y.dtype === 'f16') consts[`Elem${suffix}`] = suffix ? 'vec4<f16>' : 'f16';

@@ -103,7 +103,7 @@ export function writeLinear(device: Device, layer: Linear, weight: Float32Array,
 
 /** Bytes that `createLinear` takes for the weights and the bias. */
 export function linearBytes(device: Device, outputs: number, inputs: number, stored: 'f32' | 'f16'): number {
-  const variant = matmulVariants(device, inputs, outputs)[0];
+  const variant = matmulVariants(device, inputs, outputs, stored)[0];
   const bytes = stored === 'f16' && (isPacked(variant) || device.hasF16) ? 2 : 4;
   const rows = isPacked(variant) ? Math.ceil(outputs / (4 * device.lanes)) * 4 * device.lanes : outputs;
   return rows * inputs * bytes + outputs * 4;

@@ -1,6 +1,7 @@
 /** Which kernel multiplies: the ladder for linear layers, and what each rung wants to know when it is compiled. */
 import type { Device, SubgroupMatrix } from '../gpu/device.ts';
 import type { DType } from '../gpu/tensor.ts';
+import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'tiled_vec4' | 'few_rows' | 'subgroup_matrix' | 'cpu' | 'cpu_quad';
 
@@ -25,8 +26,7 @@ export function matmulVariants(
   const matrix: MatmulVariant[] = quads && stored === 'f16' && matrixShape(device) ? ['subgroup_matrix'] : [];
   const gpu: MatmulVariant[] = [...matrix, ...(quads ? (['tiled_vec4', 'few_rows'] as const) : []), 'tiled'];
   const usable = isCpu ? [...cpu, 'reference' as const, ...gpu] : [...gpu, 'reference' as const, ...cpu];
-  const wanted = usable.find((name) => name === device.variants.matmul);
-  return wanted ? [wanted, ...usable.filter((name) => name !== wanted)] : usable;
+  return preferredFirst(device, shapeKey.matmul(inputs, outputs, stored), usable);
 }
 
 /** The shape of subgroup matrices to multiply f16 by and sum in f32: the largest, if there is one at all. */

@@ -1,0 +1,57 @@
+/**
+ * Measured choices of implementations. `emigm tune` stores them in the cache folder; every device that is opened on the
+ * same adapter and driver takes them up while the kernels are the same. A choice depends on what a layer is, never on how
+ * many rows it is given: a row has the same bits in every batch.
+ */
+import type { Device } from './device.ts';
+
+export interface Tuning {
+  format: 'emigm-tuning';
+  version: 1;
+  adapter: string;
+  driver: string;
+  /** Hash of all kernel files. */
+  kernels: string;
+  date: string;
+  /** `matmul 768x3072 f16` to the implementation: see `shapeKey`. */
+  choices: Record<string, string>;
+}
+
+/** Names a layer: the op, and what of its shape does not depend on the batch. */
+export const shapeKey = {
+  matmul: (inputs: number, outputs: number, stored: string): string => `matmul ${inputs}x${outputs} ${stored}`,
+  attention: (headDim: number, dtype: string): string => `attention ${headDim} ${dtype}`,
+  layernorm: (width: number): string => `layernorm ${width}`,
+} as const;
+
+/** Implementations with the one first that was asked for, of this op or, measured, of this shape; if it is among them. */
+export function preferredFirst<T extends string>(
+  { variants }: Pick<Device, 'variants'>,
+  key: string,
+  usable: readonly T[],
+): T[] {
+  const asked = variants[key] ?? variants[key.split(' ')[0]];
+  const wanted = usable.find((name) => name === asked);
+  return wanted ? [wanted, ...usable.filter((name) => name !== wanted)] : [...usable];
+}
+
+/** What was asked for, and measured choices for the ops of which nothing was. */
+export function withTuning(
+  asked: Readonly<Record<string, string>>,
+  tuning: Tuning | undefined,
+): Readonly<Record<string, string>> {
+  const left = Object.entries(tuning?.choices ?? {}).filter(([key]) => !(key.split(' ')[0] in asked));
+  return { ...Object.fromEntries(left), ...asked };
+}
+
+/** Reads what is in a file. Undefined when it is anything else: a file in a cache is no reason to fail. */
+export function parseTuning(text: string): Tuning | undefined {
+  try {
+    const { format, version, choices, ...rest } = JSON.parse(text) as Tuning;
+    const texts = [rest.adapter, rest.driver, rest.kernels, rest.date, ...Object.values(choices)];
+    if (format !== 'emigm-tuning' || version !== 1 || texts.some((one) => typeof one !== 'string')) return undefined;
+    return { format, version, choices, ...rest };
+  } catch {
+    return undefined;
+  }
+}
