@@ -4,6 +4,7 @@ import { cpus } from 'node:os';
 import { basename, join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
+import { tuningText } from '../gpu/tuning.ts';
 import { openJsonLines } from '../formats/json_lines.ts';
 import { axisPresets } from '../masking/axes.ts';
 import { measurePeak } from '../measurement/peak.ts';
@@ -261,6 +262,7 @@ async function headerOf(
     cpu: `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`,
     versions: versions(),
     commit: commit(),
+    choice: tuningText(device.tuning),
   };
   const options = JSON.stringify({ seed: flags.seed, vae: flags.vae && basename(flags.vae) });
   const known = lines.find((line) => line.kind === 'header');
@@ -280,6 +282,7 @@ async function headerOf(
     ['driver', known.machine.driver, machine.driver],
     ['versions', known.machine.versions, machine.versions],
     ['commit', known.machine.commit, machine.commit],
+    ['kernels chosen by', known.machine.choice ?? tuningText(undefined), machine.choice],
     ['options', known.options, options],
   ];
   const text = (value: unknown) => (typeof value === 'string' ? value : JSON.stringify(value));

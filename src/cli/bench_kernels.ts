@@ -6,6 +6,7 @@ import { type Command, InvalidArgumentError, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { reason } from '../formats/files.ts';
 import { Device } from '../gpu/device.ts';
+import { tuningText } from '../gpu/tuning.ts';
 import { compareReports } from '../measurement/kernels/compare.ts';
 import { kernelFigures } from '../measurement/kernels/figures.ts';
 import { askedProblems, fieldsOf, problemsOf, type Shapes } from '../measurement/kernels/problems.ts';
@@ -292,7 +293,7 @@ async function emptyReport(device: Device, io: Io): Promise<KernelReport> {
     date: new Date().toISOString(),
     command: ['emigm', ...process.argv.slice(2)].map((word) => basename(word)).join(' '),
     machine,
-    choice: 'the built-in table',
+    choice: tuningText(device.tuning),
     roofline: await measureRoofline(device, io.signal),
     rows: [],
   };

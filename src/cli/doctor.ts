@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device, mib } from '../gpu/device.ts';
+import { tuningText } from '../gpu/tuning.ts';
 import { checkOps, isRight, type OpCheck } from '../ops/check.ts';
 import type { Problem } from '../ops/op.ts';
 import { ops } from '../ops/registry.ts';
@@ -36,6 +37,8 @@ export interface AdapterReport {
   limits: Record<string, number>;
   /** The implementation of each op that the engine prefers here, of those that can serve. */
   kernels: { op: string; choice: string; of: string[] }[];
+  /** Where that preference comes from: a built-in table, or `emigm tune`. */
+  choice: string;
 }
 
 export interface DoctorReport {
@@ -150,6 +153,7 @@ async function examine(choice: string): Promise<AdapterReport> {
       subgroupMatrix: configs.map((c) => `${c.componentType} -> ${c.resultComponentType} ${c.M}x${c.N}x${c.K}`),
       limits: Object.fromEntries(LIMITS.filter((name) => name in limits).map((name) => [name, limits[name]])),
       kernels,
+      choice: tuningText(device.tuning),
     };
   } finally {
     device.dispose();
@@ -237,6 +241,7 @@ function text({ versions, platform, chosen, why, found, advice, check }: DoctorR
       ...Object.entries(chosen.limits).map(([name, value]): [string, string] => {
         return [name, !name.endsWith('Size') ? `${value}` : value >= 2 ** 20 ? mib(value) : `${value} B`];
       }),
+      ['kernels chosen by', chosen.choice],
       ...chosen.kernels.map(({ op, choice, of }): [string, string] => {
         const others = of.filter((name) => name !== choice);
         return [`kernel ${op}`, `${choice} (also usable: ${others.join(', ')})`];

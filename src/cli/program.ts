@@ -22,6 +22,7 @@ import { registerPull } from './pull.ts';
 import { registerReconstruct } from './reconstruct.ts';
 import { registerReport } from './report.ts';
 import { registerSample } from './sample.ts';
+import { registerTune } from './tune.ts';
 import { registerTrain } from './train.ts';
 import { registerTrainClassifier } from './train_classifier.ts';
 
@@ -42,6 +43,7 @@ const COMMANDS = [
   registerClassify,
   registerEval,
   registerBench,
+  registerTune,
   registerReport,
   registerMerge,
   registerPlot,

@@ -8,6 +8,7 @@ import {
   openAdapter,
   readKernelSource,
   readTuning,
+  tuningFile,
   writeTuning,
 } from './node.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
@@ -168,6 +169,11 @@ export class Device {
 
   get adapter(): GPUAdapter {
     return this.opened.adapter;
+  }
+
+  /** Where measured choices for this adapter are, if there are any. */
+  get tuningFile(): string {
+    return tuningFile(this.opened);
   }
 
   /** Stores measured choices for devices of this adapter that are opened later. @throws EmigmError 'file' */

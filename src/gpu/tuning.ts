@@ -44,6 +44,12 @@ export function withTuning(
   return { ...Object.fromEntries(left), ...asked };
 }
 
+/** Where the choice of implementations comes from, for people. */
+export function tuningText(tuning: Tuning | undefined): string {
+  if (!tuning) return 'the built-in table';
+  return `emigm tune of ${tuning.date.slice(0, 10)} (${Object.keys(tuning.choices).length} shapes)`;
+}
+
 /** Reads what is in a file. Undefined when it is anything else: a file in a cache is no reason to fail. */
 export function parseTuning(text: string): Tuning | undefined {
   try {

@@ -87,6 +87,8 @@ export const machine = z.object({
   cpu: z.string(),
   versions: z.record(z.string(), z.string()),
   commit: z.string().optional(),
+  /** Where the engine's choice of implementations comes from. */
+  choice: z.string().optional(),
 });
 
 const report = z.object({

@@ -129,7 +129,7 @@ export function machineText({ machine, peak, date, repeats }: NfeReport): string
   return (
     `${machine.adapter} (${machine.driver}), ${machine.cpu}; ${versions.join(', ')}; ${date.slice(0, 10)}; ` +
     `median of ${repeats} runs; measured peak ${rate(peak.flops.perSecond, 'FLOP/s')} ` +
-    `(matmul ${peak.flops.size}, ${peak.flops.kernel}, weights ${peak.flops.stored}) and ${rate(peak.bytes.perSecond, 'B/s')}`
+    `(matmul ${peak.flops.size}, ${peak.flops.kernel}, weights ${peak.flops.stored}) and ${rate(peak.bytes.perSecond, 'B/s')}${machine.choice ? `; kernels chosen by ${machine.choice}` : ''}`
   );
 }
 

@@ -52,8 +52,8 @@ export async function samplingMemory(config: ModelConfig, options: SamplingMemor
   }
 }
 
-/** The model on a device that only counts. */
-async function planModel(config: ModelConfig, stored: 'f32' | 'f16', abilities: Partial<Abilities>) {
+/** The model on a device that only counts; nothing can run on it. */
+export async function planModel(config: ModelConfig, stored: 'f32' | 'f16', abilities: Partial<Abilities>) {
   const device = await Device.plan(abilities);
   const model = await Emigm.load(device, config, emptySource(config), { stored });
   const weights = device.allocated;

@@ -1,0 +1,150 @@
+/** `emigm tune`: measures which kernels serve a model best on this adapter, and remembers it. */
+import { rmSync } from 'node:fs';
+import { type Command, Option } from 'commander';
+import { EmigmError } from '../errors.ts';
+import { Device } from '../gpu/device.ts';
+import { kernelHash } from '../gpu/node.ts';
+import { tuningText } from '../gpu/tuning.ts';
+import { layersOf } from '../measurement/kernels/layers.ts';
+import { type Choice, tuneLayers } from '../measurement/kernels/tune.ts';
+import { digits, time } from '../measurement/tables.ts';
+import { openModel } from '../models/checkpoint.ts';
+import { type ModelConfig, preset, presets } from '../models/config.ts';
+import type { ModelInfo } from '../models/info.ts';
+import { modelKind } from '../models/kind.ts';
+import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
+import type { Io } from './io.ts';
+import { shippedModel } from './open.ts';
+import { finiteNumber, oneOf, positiveInteger, table } from './options.ts';
+import { createProgress } from './progress.ts';
+import { resolveFile } from './pull.ts';
+
+export interface TuneFlags {
+  model?: string;
+  batch: number[];
+  stored?: 'f32' | 'f16';
+  adapter?: string;
+  seconds: number;
+  json?: boolean;
+  clear?: boolean;
+  pull?: boolean;
+  quiet?: boolean;
+}
+
+export function registerTune(program: Command, io: Io): void {
+  program
+    .command('tune')
+    .summary('measure which kernels are best here, and remember it')
+    .description(
+      'Times every implementation that the adapter allows on the layers of a model, and stores the best of each shape in the\n' +
+        'cache folder, for this adapter, this driver and these kernels. What samples or trains later takes it up, unless\n' +
+        '--kernel says otherwise (--kernel matmul=default is the built-in choice) or EMIGM_TUNING=off is set.\n' +
+        'A choice never depends on the number of rows, so that an image is the same in every batch; but other kernels add in\n' +
+        'another order, so that images from before and after differ in their last bits.',
+    )
+    .option(
+      '-m, --model <model>',
+      `a model file, or a size: ${Object.keys(presets).slice(0, 3).join(', ')} ... (default: clothing32)`,
+    )
+    .addOption(
+      new Option('-b, --batch <list>', 'images at once')
+        .default([1, 8], '1,8')
+        .argParser((text: string) => text.split(',').map((one) => positiveInteger(one.trim()))),
+    )
+    .addOption(
+      new Option('--stored <type>', 'weights on the device: f32 or f16 (default: f16 on GPUs)').argParser(
+        oneOf(['f32', 'f16']),
+      ),
+    )
+    .addOption(new Option('--seconds <s>', 'seconds of runs of each').default(0.25).argParser(finiteNumber))
+    .option('--adapter <name>', "auto, gpu, lavapipe, swiftshader or a part of an adapter's name (also EMIGM_ADAPTER)")
+    .option('--clear', 'forget what was measured on this adapter')
+    .option('--pull', 'download a repository that --model names and the cache lacks')
+    .option('--json', 'print JSON')
+    .option('-q, --quiet', 'print nothing but errors')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  emigm tune\n  emigm tune --model b-256 --batch 1,8,64\n  emigm tune --clear\n  emigm doctor',
+    )
+    .action((flags: TuneFlags) => tune(flags, io));
+}
+
+/** @throws EmigmError 'input', 'file', 'model', 'adapter', 'aborted' */
+export async function tune(flags: TuneFlags, io: Io): Promise<void> {
+  const { adapter, quiet } = flags;
+  const before = await Device.open({ adapter });
+  const { tuning: known, tuningFile } = before;
+  before.dispose();
+  if (flags.clear) {
+    rmSync(tuningFile, { force: true });
+    if (!quiet) io.out(`forgotten: ${before.name} uses ${tuningText(undefined)}`);
+    return;
+  }
+  const { config, settings } = await modelOf(flags, io);
+  const device = await Device.open({ adapter, tuned: false });
+  const progress = createProgress(io, { label: 'tuning', total: 1, quiet: quiet || flags.json });
+  try {
+    const stored = flags.stored ?? (!device.isCpu && device.hasF16 ? 'f16' : 'f32');
+    const layers = await layersOf(device, config, settings, { stored, batches: flags.batch });
+    const found = await tuneLayers(device, layers, {
+      limits: { once: 1, each: flags.seconds },
+      onProgress: (done, what) => progress.update(done, what),
+      signal: io.signal,
+    });
+    progress.stop();
+    const file = device.storeTuning({
+      format: 'emigm-tuning',
+      version: 1,
+      adapter: device.name,
+      driver: device.driver,
+      kernels: kernelHash(),
+      date: new Date().toISOString(),
+      choices: { ...known?.choices, ...Object.fromEntries(found.map(({ key, choice }) => [key, choice])) },
+    });
+    if (flags.json) io.out(JSON.stringify({ adapter: device.name, driver: device.driver, file, found }, null, 2));
+    else if (!quiet) io.out(`${text(found)}\n\nstored in ${file}`);
+  } finally {
+    progress.stop();
+    device.dispose();
+  }
+}
+
+async function modelOf(
+  { model, pull, quiet }: TuneFlags,
+  io: Io,
+): Promise<{ config: ModelConfig; settings: SampleSettings }> {
+  if (model !== undefined && /^(emigm[-_])?[a-z]+[-_]\d+$/i.test(model)) {
+    return { config: preset(model), settings: resolveSettings() };
+  }
+  const path = model === undefined ? shippedModel() : await resolveFile(model, io, { flag: '--model', pull, quiet });
+  if ((await modelKind(path)) !== 'continuous') {
+    throw new EmigmError('input', `${path} is no model of continuous tokens: name one, or a size such as b-256`);
+  }
+  const file = await openModel(path);
+  try {
+    const info: Partial<ModelInfo> = file.info;
+    return { config: file.config, settings: resolveSettings(info.sampling as Partial<SampleSettings> | undefined) };
+  } finally {
+    await file.close();
+  }
+}
+
+function text(found: readonly Choice[]): string {
+  const names = [...new Set(found.flatMap(({ seconds }) => Object.keys(seconds)))];
+  const rows = found.map(({ key, builtIn, choice, gain, seconds }) => [
+    key,
+    builtIn,
+    choice === builtIn ? '' : choice,
+    choice === builtIn ? '' : digits(gain),
+    ...names.map((name) => (seconds[name] === undefined ? '-' : time(seconds[name]))),
+  ]);
+  const total = (of: (one: Choice) => number | undefined) => found.reduce((sum, one) => sum + (of(one) ?? 0), 0);
+  const base = total(({ builtIn, seconds }) => seconds[builtIn]);
+  const now = total(({ choice, seconds }) => seconds[choice]);
+  const changed = found.filter(({ choice, builtIn }) => choice !== builtIn).length;
+  return (
+    `${table([['layer', 'built in', 'better', 'gain', ...names], ...rows], [3, ...names.map((_, i) => 4 + i)])}\n\n` +
+    `seconds an image in all calls of the layer; ${changed} of ${found.length} shapes have a better kernel than the built-in ` +
+    `one${changed > 0 ? `: ${time(now)} an image instead of ${time(base)} in these layers` : ''}`
+  );
+}
