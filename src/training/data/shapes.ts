@@ -54,18 +54,22 @@ const SAMPLES = 4;
 
 type Color = readonly [number, number, number];
 
-/** How different two colours look, roughly: weighted as in luma, 0 to 1. */
-function contrast(a: Color, b: Color): number {
-  const [r, g, bl] = a.map((value, i) => (value - b[i]) / 255);
-  return Math.sqrt(0.3 * r * r + 0.59 * g * g + 0.11 * bl * bl);
+/** Of the forms: red, orange, green, cyan, blue, purple. */
+const HUES = [0, 0.09, 0.33, 0.5, 0.62, 0.8];
+
+/** HSV, hue in turns, to bytes. */
+function color(hue: number, saturation: number, value: number): Color {
+  const channel = (n: number) => {
+    const k = (n + 6 * (hue + 1)) % 6;
+    return 255 * value * (1 - saturation * Math.max(0, Math.min(k, 4 - k, 1)));
+  };
+  return [channel(5), channel(3), channel(1)];
 }
 
-const LEAST_CONTRAST = 0.3;
-
 /**
- * The picture of a number: form `index mod 10`, and of it a random colour, size, place and turn, on a background that
- * fades between two random colours which the form stands out from. A function of seed, index and size alone; pictures
- * of other sizes show the same.
+ * The picture of a number: form `index mod 10`, and of it a random colour (shades of six), size, place and a slight turn,
+ * on a light background that fades. Plain enough that a small network learns it in minutes. A function of seed, index
+ * and size alone; pictures of other sizes show the same.
  * @throws EmigmError 'input' for a size below 8
  */
 export function drawShape(index: number, size: number, seed: number | bigint): RgbImage & { readonly label: number } {
@@ -73,22 +77,18 @@ export function drawShape(index: number, size: number, seed: number | bigint): R
   const random = new CounterRandom(seed, STREAMS.data, 2);
   let drawn = 0;
   const next = (low: number, high: number) => low + (high - low) * random.uniform(index, drawn++);
-  const color = (): Color => [next(0, 255), next(0, 255), next(0, 255)];
   const label = index % SHAPE_CLASSES.length;
   const inside = FORMS[SHAPE_CLASSES[label]];
 
-  const radius = next(0.22, 0.42); // in sides of the picture
-  const [centerX, centerY] = [next(radius, 1 - radius), next(radius, 1 - radius)];
-  const turn = next(0, 2 * Math.PI);
-  const form = color();
-  const ground = () => {
-    let found = color();
-    while (contrast(found, form) < LEAST_CONTRAST) found = color();
-    return found;
-  };
-  const near = ground();
-  // The far colour is near the first, so that the background stays calm, and still unlike the form.
-  const far = near.map((value, i) => value + 0.35 * (ground()[i] - value));
+  const radius = next(0.28, 0.42); // in sides of the picture
+  const free = (0.5 - radius) / 2;
+  const [centerX, centerY] = [next(0.5 - free, 0.5 + free), next(0.5 - free, 0.5 + free)];
+  const turn = next(-0.3, 0.3);
+  const hue = Math.floor(next(0, HUES.length));
+  const form = color(HUES[hue] + next(-0.015, 0.015), next(0.75, 0.95), next(0.65, 0.85));
+  const tint = next(0, 1); // of the background
+  const near = color(tint, 0.04, next(0.85, 1));
+  const far = color(tint, 0.12, next(0.85, 1));
   const fade = next(0, 2 * Math.PI);
 
   const [cos, sin] = [Math.cos(turn) / radius, Math.sin(turn) / radius];
