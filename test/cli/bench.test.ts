@@ -178,7 +178,7 @@ describe('bad input ends in one line', () => {
   it.each([
     [['--steps', '4,x'], /positive whole number/],
     [['--preset', 'maskgit'], /preset maskgit draws codes/],
-    [['--kernel', 'matmul=fast'], /must be one of matmul=reference/],
+    [['--kernel', 'matmul=fast'], /must be one of matmul=default\|reference\|/],
     [['--head-steps', 'ddim25'], /head steps of dpm-solver must be a positive integer/],
     [['--cfg-interval', '0.3,0.1'], /reversed; give 0.1,0.3/],
   ])('%s', async (argv, message) => {

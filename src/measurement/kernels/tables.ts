@@ -15,13 +15,14 @@ export function kernelTable(rows: readonly Row[]): Table {
   for (const row of rows) {
     if (row.seconds) least.set(group(row), Math.min(least.get(group(row)) ?? Infinity, row.seconds.median));
   }
+  const incomplete = rows.some(({ skipped }) => skipped);
   return {
-    head: checked ? [...head, 'error (allowed)'] : head,
+    head: [...head, ...(checked ? ['error (allowed)'] : []), ...(incomplete ? ['left out'] : [])],
     rows: rows.map((row) => {
       const { seconds, flops, bytes, share, check, skipped } = row;
       const about = [opName(row), problemText(row.problem), `${row.variant}${row.isChoice ? ' *' : ''}`];
       const error = checked ? [errorText(check)] : [];
-      if (!seconds) return [...about, `left out: ${skipped}`, '', '', '', '', '', ...error];
+      if (!seconds) return [...about, '-', '-', '-', '-', '-', '-', ...error, skipped ?? ''];
       return [
         ...about,
         time(seconds.median),
@@ -31,6 +32,7 @@ export function kernelTable(rows: readonly Row[]): Table {
         share === undefined ? '-' : percent(share),
         digits(seconds.median / least.get(group(row))!),
         ...error,
+        ...(incomplete ? [''] : []),
       ];
     }),
   };
@@ -43,7 +45,7 @@ function errorText(check: Row['check']): string {
 }
 
 /** Columns of `kernelTable` that hold numbers. */
-export const NUMBERS = [3, 4, 5, 6, 7, 8, 9];
+export const NUMBERS = [3, 4, 5, 6, 7, 8];
 
 export function changeTable({ changes }: Comparison): Table {
   return {

@@ -159,7 +159,7 @@ function describe(row: Row, { dispatches }: Program, work: number): void {
 function tooLong(job: Job, { name }: Variant, rates: Rates, most: number): string | undefined {
   const work = job.op.flops(job.problem);
   const expected = work * (rates.get(rateKey(job, name)) ?? rates.get(name) ?? 0);
-  return expected > most ? `would take about ${expected.toPrecision(2)} s, over ${most} s` : undefined;
+  return expected > most ? `would take about ${Number(expected.toPrecision(2))} s a run, over ${most} s` : undefined;
 }
 
 const rateKey = ({ op, pass }: Job, variant: string) => `${op.name} ${pass} ${variant}`;
@@ -167,7 +167,9 @@ const rateKey = ({ op, pass }: Job, variant: string) => `${op.name} ${pass} ${va
 function learn(rates: Rates, job: Job, { variant, seconds }: Row, work: number): void {
   if (!seconds || work === 0) return;
   const rate = seconds.median / work;
-  rates.set(rateKey(job, variant), rate);
+  // The best so far: few rows in large tiles say little of many.
+  const own = rateKey(job, variant);
+  rates.set(own, Math.min(rates.get(own) ?? rate, rate));
   if (work > 1e8) rates.set(variant, Math.max(rates.get(variant) ?? 0, rate));
 }
 
