@@ -15,6 +15,7 @@ import { sweep } from '../measurement/sweep.ts';
 import { markdown } from '../measurement/tables.ts';
 import { settingsOf, Workbench } from '../measurement/workbench.ts';
 import { preset, presets } from '../models/config.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { registerBenchKernels } from './bench_kernels.ts';
 import { checkQuality, measureQuality, type QualityFlags } from './bench_quality.ts';
 import { addKernel } from './device_flags.ts';
@@ -109,7 +110,9 @@ export function registerBench(program: Command, io: Io): void {
       ),
     )
     .addOption(option('-b, --batch <list>', 'images at once', list(positiveInteger)).default([1], '1'))
-    .addOption(option('--stored <list>', 'weights on the device: f32, f16', list(oneOf(['f32', 'f16']))))
+    .addOption(
+      option('--stored <list>', 'weights on the device: f32, f16, int8', list(oneOf<Stored>(['f32', 'f16', 'int8']))),
+    )
     .addOption(
       new Option(
         '--kernel <rung>',

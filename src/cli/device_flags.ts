@@ -1,12 +1,13 @@
 /** Flags of every command that runs kernels: which adapter, which implementations, which checks. */
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { DeviceOptions } from '../gpu/device.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { oneOf } from './options.ts';
 
 export interface DeviceFlags {
   adapter?: string;
   kernel?: Record<string, string>;
-  stored?: 'f32' | 'f16';
+  stored?: Stored;
   nanGuard?: boolean;
 }
 
@@ -26,7 +27,13 @@ export function addKernel(text: string, before: Record<string, string> = {}): Re
   return { ...before, [op]: variant };
 }
 
-export function addDeviceFlags(command: Command): Command {
+/** `--stored`, with int8 for commands that draw from a model. */
+export function storedOption({ draws }: { draws: boolean }): Option {
+  const text = `weights on the device: f32${draws ? ', f16 or int8' : ' or f16'} (default: f16 on GPUs)`;
+  return new Option('--stored <type>', text).argParser(oneOf<Stored>(draws ? ['f32', 'f16', 'int8'] : ['f32', 'f16']));
+}
+
+export function addDeviceFlags(command: Command, { draws = false } = {}): Command {
   return command
     .option('--adapter <name>', "auto, gpu, lavapipe, swiftshader or a part of an adapter's name (also EMIGM_ADAPTER)")
     .addOption(
@@ -34,11 +41,7 @@ export function addDeviceFlags(command: Command): Command {
         addKernel,
       ),
     )
-    .addOption(
-      new Option('--stored <type>', 'weights on the device: f32 or f16 (default: f16 on GPUs)').argParser(
-        oneOf(['f32', 'f16']),
-      ),
-    )
+    .addOption(storedOption({ draws }))
     .option('--nan-guard', 'check every result and name the first op whose output is not finite; slow');
 }
 

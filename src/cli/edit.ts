@@ -77,7 +77,7 @@ export function registerEdit(program: Command, io: Io): void {
     .action((flags: EditFlags) => editCommand(flags, io));
   addSettingsFlags(command);
   addVaeFlags(command);
-  addDeviceFlags(command);
+  addDeviceFlags(command, { draws: true });
   addModelFlags(command);
 }
 

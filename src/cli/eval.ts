@@ -85,7 +85,7 @@ export function registerEval(program: Command, io: Io): void {
       }
       return evaluateFid(flags, io);
     });
-  addDeviceFlags(fid);
+  addDeviceFlags(fid, { draws: true });
   addGenerateFlags(fid);
 }
 
@@ -113,8 +113,11 @@ function addGenerateFlags(fid: Command): void {
 
 /** @throws EmigmError 'input', 'file', 'model', 'adapter', 'memory', 'aborted' */
 export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
-  if (flags.stored === 'f16' && flags.images !== undefined) {
-    throw new EmigmError('input', '--stored f16: features are defined in single precision; leave the flag out');
+  if (flags.stored !== undefined && flags.stored !== 'f32' && flags.images !== undefined) {
+    throw new EmigmError(
+      'input',
+      `--stored ${flags.stored}: features are defined in single precision; leave the flag out`,
+    );
   }
   if (flags.precisionRecall && !(flags.reference && isFolder(flags.reference))) {
     throw new EmigmError('input', '--precision-recall needs a folder of images as --reference');

@@ -6,6 +6,7 @@ import { type ModelFile, openModel } from '../models/checkpoint.ts';
 import { gridSize, parameterCounts, presetName, tokenDim } from '../models/config.ts';
 import { flagOf } from '../models/infer.ts';
 import { modelKind } from '../models/kind.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { CPU_DRIVER, type SamplingMemory, samplingMemory } from '../sampling/memory.ts';
 import { modelAxes, recommendedSettings } from '../sampling/axes.ts';
 import { resolveSettings } from '../sampling/settings.ts';
@@ -72,13 +73,13 @@ export interface InspectReport {
   storedAs: string[];
   maskToken: string;
   /** Bytes on the device for `batch` images at once with the file's settings, by how the weights are stored. */
-  memory: { batch: number; guided: boolean; f32: SamplingMemory; f16: SamplingMemory };
+  memory: { batch: number; guided: boolean; f32: SamplingMemory; f16: SamplingMemory; int8: SamplingMemory };
 }
 
 export async function describe(model: ModelFile, batch: number): Promise<InspectReport> {
   const { path, kind, config, info, guessed } = model;
   const settings = resolveSettings(recommendedSettings(info));
-  const memory = (stored: 'f32' | 'f16') =>
+  const memory = (stored: Stored) =>
     samplingMemory(config, { batch, stored, settings, device: stored === 'f32' ? CPU_DRIVER : {} });
   return {
     path,
@@ -92,7 +93,13 @@ export async function describe(model: ModelFile, batch: number): Promise<Inspect
     parameters: parameterCounts(config),
     storedAs: [...new Set(model.names().map((name) => model.dtype(name)))].sort(),
     maskToken: model.maskTokenNote,
-    memory: { batch, guided: settings.cfg !== 1, f32: await memory('f32'), f16: await memory('f16') },
+    memory: {
+      batch,
+      guided: settings.cfg !== 1,
+      f32: await memory('f32'),
+      f16: await memory('f16'),
+      int8: await memory('int8'),
+    },
   };
 }
 
@@ -127,7 +134,8 @@ function text(report: InspectReport): string {
     [
       'memory',
       `for ${memory.batch} ${memory.guided ? 'guided ' : ''}image${memory.batch === 1 ? '' : 's'} at once: ` +
-        `${memoryOf(memory.f32)} in f32 (CPU drivers), ${memoryOf(memory.f16)} with f16 weights (GPUs)`,
+        `${memoryOf(memory.f32)} in f32 (CPU drivers), ${memoryOf(memory.f16)} with f16 weights (GPUs), ` +
+        `${memoryOf(memory.int8)} with --stored int8`,
     ],
     [
       'inferred',

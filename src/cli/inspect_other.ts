@@ -10,6 +10,7 @@ import { discreteParameterCount } from '../models/discrete/config.ts';
 import { openDiscreteModel } from '../models/discrete/file.ts';
 import type { ModelKind } from '../models/kind.ts';
 import { modelAxes, recommendedSettings } from '../sampling/axes.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { discreteMemory } from '../sampling/discrete/memory.ts';
 import { CPU_DRIVER } from '../sampling/memory.ts';
 import { resolveSettings } from '../sampling/settings.ts';
@@ -66,16 +67,16 @@ async function discrete(path: string, batch: number): Promise<Report> {
   await file.close();
   const { config: c, info } = file;
   const settings = resolveSettings(recommendedSettings(info));
-  const memory = (stored: 'f32' | 'f16') =>
+  const memory = (stored: Stored) =>
     discreteMemory(c, { batch, stored, settings, device: stored === 'f32' ? CPU_DRIVER : {} });
-  const [f32, f16] = [await memory('f32'), await memory('f16')];
+  const [f32, f16, int8] = [await memory('f32'), await memory('f16'), await memory('int8')];
   const axes = modelAxes(c, info);
   const parameters = discreteParameterCount(c);
   const guided = settings.cfg !== 1;
   const trunk = (depth: number, width: number, heads: number) =>
     `${depth} blocks of width ${width}, ${heads} heads of ${width / heads}`;
   return {
-    json: { config: c, info, axes, parameters: { total: parameters }, memory: { batch, guided, f32, f16 } },
+    json: { config: c, info, axes, parameters: { total: parameters }, memory: { batch, guided, f32, f16, int8 } },
     rows: [
       ['name', info.name],
       ['about', info.description],
@@ -96,7 +97,7 @@ async function discrete(path: string, batch: number): Promise<Report> {
       [
         'memory',
         `for ${batch} ${guided ? 'guided ' : ''}image${batch === 1 ? '' : 's'} at once: ${memoryOf(f32)} in f32 (CPU ` +
-          `drivers), ${memoryOf(f16)} with f16 weights (GPUs)`,
+          `drivers), ${memoryOf(f16)} with f16 weights (GPUs), ${memoryOf(int8)} with --stored int8`,
       ],
     ],
   };

@@ -14,6 +14,7 @@ import { decodeFloats } from '../sampling/decode.ts';
 import { revealFrame, sheetScale } from '../sampling/pictures.ts';
 import { precompile } from '../sampling/memory.ts';
 import { emptyStats } from '../sampling/sample.ts';
+import { refuseSavings } from '../sampling/savings.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import { type Shard, shardRange } from '../sampling/shards.ts';
 import { addDeviceFlags } from './device_flags.ts';
@@ -69,7 +70,7 @@ export function registerSample(program: Command, io: Io): void {
   addSettingsFlags(command);
   addShardFlag(command);
   addVaeFlags(command);
-  addDeviceFlags(command);
+  addDeviceFlags(command, { draws: true });
   addModelFlags(command);
 }
 
@@ -98,6 +99,7 @@ function planOf(flags: SampleFlags, model: Pick<DrawingModel, 'config' | 'info'>
       `--${head === 'headSteps' ? 'head-steps' : 'head-sampler'} is of a diffusion head; this model draws codes`,
     );
   }
+  if (isDiscrete(model.config)) refuseSavings(flags);
   const chosen = parseClasses(flags.class, model.config.classes, model.info.classNames);
   const jobs = chosen.flatMap((classNumber) =>
     Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),

@@ -12,17 +12,20 @@ import { openModel } from '../models/checkpoint.ts';
 import { type ModelConfig, preset, presets } from '../models/config.ts';
 import type { ModelInfo } from '../models/info.ts';
 import { modelKind } from '../models/kind.ts';
+import { defaultStored } from '../nn/weights.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
+import { storedOption } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { shippedModel } from './open.ts';
-import { finiteNumber, oneOf, positiveInteger, table } from './options.ts';
+import { finiteNumber, positiveInteger, table } from './options.ts';
 import { createProgress } from './progress.ts';
 import { resolveFile } from './pull.ts';
 
 export interface TuneFlags {
   model?: string;
   batch: number[];
-  stored?: 'f32' | 'f16';
+  stored?: Stored;
   adapter?: string;
   seconds: number;
   json?: boolean;
@@ -51,11 +54,7 @@ export function registerTune(program: Command, io: Io): void {
         .default([1, 8], '1,8')
         .argParser((text: string) => text.split(',').map((one) => positiveInteger(one.trim()))),
     )
-    .addOption(
-      new Option('--stored <type>', 'weights on the device: f32 or f16 (default: f16 on GPUs)').argParser(
-        oneOf(['f32', 'f16']),
-      ),
-    )
+    .addOption(storedOption({ draws: true }))
     .addOption(new Option('--seconds <s>', 'seconds of runs of each').default(0.25).argParser(finiteNumber))
     .option('--adapter <name>', "auto, gpu, lavapipe, swiftshader or a part of an adapter's name (also EMIGM_ADAPTER)")
     .option('--clear', 'forget what was measured on this adapter')
@@ -84,7 +83,7 @@ export async function tune(flags: TuneFlags, io: Io): Promise<void> {
   const device = await Device.open({ adapter, tuned: false });
   const progress = createProgress(io, { label: 'tuning', total: 1, quiet: quiet || flags.json });
   try {
-    const stored = flags.stored ?? (!device.isCpu && device.hasF16 ? 'f16' : 'f32');
+    const stored = flags.stored ?? defaultStored(device);
     const layers = await layersOf(device, config, settings, { stored, batches: flags.batch });
     const found = await tuneLayers(device, layers, {
       limits: { once: 1, each: flags.seconds },

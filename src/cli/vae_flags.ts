@@ -4,6 +4,7 @@ import { EmigmError } from '../errors.ts';
 import type { DeviceOptions } from '../gpu/device.ts';
 import type { Device } from '../gpu/device.ts';
 import { loadTokenizer, type Tokenizer } from '../models/tokenizer.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import type { Io } from './io.ts';
 import { positiveInteger } from './options.ts';
 import { createProgress } from './progress.ts';
@@ -14,7 +15,7 @@ export interface VaeFlags {
   vaeBatch?: number;
   pull?: boolean;
   quiet?: boolean;
-  stored?: 'f32' | 'f16';
+  stored?: Stored;
 }
 
 export function addVaeFlags(command: Command, { required = false } = {}): Command {
@@ -32,7 +33,7 @@ export async function openVae(flags: VaeFlags, device: Device | DeviceOptions, i
   try {
     return await loadTokenizer(path, {
       device,
-      stored: flags.stored,
+      stored: flags.stored === 'int8' ? undefined : flags.stored, // it is of models that draw
       batch: flags.vaeBatch,
       onProgress: (done) => {
         progress.update(done);

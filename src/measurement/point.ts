@@ -2,6 +2,7 @@
 import { EmigmError } from '../errors.ts';
 import { axisPresets, type AxisPreset } from '../masking/axes.ts';
 import type { ModelConfig } from '../models/config.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { settingsOfAxes } from '../sampling/axes.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 
@@ -12,7 +13,7 @@ export interface Point {
   /** A known model as a point on the axes of masked generation: mask schedule, counts, order, guidance, network. */
   preset?: AxisPreset;
   /** How weights of linear layers are stored; undefined: f16 on GPUs that have it, else f32. */
-  stored?: 'f32' | 'f16';
+  stored?: Stored;
   /** Implementations by op, where not the device's first choice: `{ matmul: 'reference' }`. */
   kernel?: Readonly<Record<string, string>>;
   steps?: number;

@@ -77,7 +77,7 @@ export function factsOf({ point, model, settings, sampler, seconds }: Prepared):
       tokenizer: model.tokenizer?.kind,
     },
     preset: point.preset,
-    stored: network.head.input.stored,
+    stored: network.stored,
     kernel: rungName(point.kernel),
     settings: { ...rest, seed: Number(seed) },
     batch: point.batch,

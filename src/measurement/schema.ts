@@ -41,7 +41,7 @@ const pointFacts = z.object({
     file: z.object({ name: z.string(), bytes: count }).optional(),
   }),
   preset: z.string().optional(),
-  stored: z.enum(['f32', 'f16']),
+  stored: z.enum(['f32', 'f16', 'int8']),
   kernel: z.string(),
   settings: z.looseObject({
     steps: count,

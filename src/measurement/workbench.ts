@@ -110,7 +110,7 @@ export class Workbench {
     let tokenizer: Tokenizer | undefined;
     try {
       if (vae !== undefined) {
-        tokenizer = await loadTokenizer(vae, { device, stored, onProgress });
+        tokenizer = await loadTokenizer(vae, { device, stored: stored === 'int8' ? undefined : stored, onProgress });
         checkTokenizer(loaded.config, tokenizer, vae);
       }
       await device.done();

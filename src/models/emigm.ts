@@ -3,17 +3,21 @@ import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type Head, loadHead } from '../nn/head.ts';
-import { WeightLoader, type WeightSource } from '../nn/weights.ts';
+import { defaultStored, WeightLoader, type WeightSource } from '../nn/weights.ts';
 import { type Linear, linear } from '../ops/matmul.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
 import { HEAD_PREFIX, type ModelConfig, parameterShapes, sequenceLength, tokenDim } from './config.ts';
-import { Trunk, type TrunkRows, type TrunkShape } from './trunk.ts';
+import { type CacheRows, type EncoderCache, Trunk, type TrunkRows, type TrunkShape } from './trunk.ts';
 
-export type { TrunkShape } from './trunk.ts';
+export type { EncoderCache, TrunkShape } from './trunk.ts';
 
 export interface EmigmOptions {
-  /** How weights of linear layers are stored. Default: f16 on GPUs that have it, else f32. */
-  stored?: 'f32' | 'f16';
+  /**
+   * How weights of linear layers are stored. Default: f16 on GPUs that have it, else f32. With int8 the layers of all
+   * blocks and between them are; those of tokens, of noise and of time stay as by default.
+   */
+  stored?: Stored;
   /** Called with the share of parameters loaded, 0 to 1. */
   onProgress?: (done: number) => void;
   /**
@@ -29,6 +33,8 @@ export interface TrunkIndices extends TrunkRows {
   tokenRows: Index;
   /** Grid position of each asked token. */
   queryPositions: Index;
+  /** Where the encoder keeps what it has computed. */
+  cache?: CacheRows;
 }
 
 export class Emigm {
@@ -65,8 +71,8 @@ export class Emigm {
   }
 
   /** How weights of linear layers are stored. */
-  get stored(): 'f32' | 'f16' {
-    return this.head.input.stored;
+  get stored(): Stored {
+    return this.head.condition.stored;
   }
 
   /** Number of the row of `classInputs` that holds the unconditional input. */
@@ -81,7 +87,7 @@ export class Emigm {
     source: WeightSource,
     options: EmigmOptions = {},
   ): Promise<Emigm> {
-    const stored = options.stored ?? (!device.isCpu && device.hasF16 ? 'f16' : 'f32');
+    const stored = options.stored ?? defaultStored(device);
     const total = [...parameterShapes(config).values()].reduce(
       (sum, shape) => sum + shape.reduce((a, b) => a * b, 1),
       0,
@@ -103,7 +109,7 @@ export class Emigm {
     try {
       const network = new Emigm(device, config, loader, {
         trunk: await Trunk.load(loader, config, source),
-        embed: await loader.linear('z_proj'),
+        embed: await loader.linear('z_proj', { precise: true }),
         diffusionPosition: await loader.tensor('diffusion_pos_embed_learned'),
         head: await loadHead(loader, `${HEAD_PREFIX}net.`, {
           depth: config.headDepth,
@@ -120,13 +126,19 @@ export class Emigm {
     }
   }
 
-  /** The encoder; see `Trunk.encode`. `tokens` is the token state [*, tokenDim]. */
-  encode(r: Recorder, tokens: Tensor, at: TrunkIndices, shape: TrunkShape): Tensor {
+  /** The encoder; see `Trunk.encode`. `tokens` is the token state [*, tokenDim]; `kept` goes with `at.cache`. */
+  encode(r: Recorder, tokens: Tensor, at: TrunkIndices, shape: TrunkShape, kept?: EncoderCache): Tensor {
     return r.within('encoder', () => {
-      const count = shape.batch * (this.config.mae ? shape.visible : this.sequenceLength);
+      const count = shape.batch * (shape.fresh ?? (this.config.mae ? shape.visible : this.sequenceLength));
       const seen = count > 0 ? gatherRows(r, tokens, at.tokenRows, count, this.tokenDim) : undefined;
-      return this.trunk.encode(r, seen && linear(r, seen, this.embed), at, shape);
+      const cache = kept && at.cache && { kept, rows: at.cache };
+      return this.trunk.encode(r, seen && linear(r, seen, this.embed), at, shape, { cache });
     });
+  }
+
+  /** Memory for `encode` to keep what it computes of `sequences` sequences. */
+  encoderCache(sequences: number): EncoderCache {
+    return this.trunk.encoderCache(this.device, sequences);
   }
 
   /**

@@ -3,14 +3,15 @@ import { EmigmError } from '../errors.ts';
 import { Device, type DeviceOptions } from '../gpu/device.ts';
 import { openModel, type OpenModelOptions } from './checkpoint.ts';
 import type { ModelConfig } from './config.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { Emigm } from './emigm.ts';
 import type { ModelInfo } from './info.ts';
 
 export interface LoadModelOptions extends OpenModelOptions {
   /** Which adapter, and which kernels on it; or a device that is open already (it stays open at dispose). */
   device?: DeviceOptions | Device;
-  /** How weights of linear layers are stored on the device. Default: f16 on GPUs that have it, else f32. */
-  stored?: 'f32' | 'f16';
+  /** How weights of linear layers are stored on the device. Default: f16 on GPUs that have it, else f32; see EmigmOptions. */
+  stored?: Stored;
   /** Called with the share of the parameters that are on the device. */
   onProgress?: (done: number) => void;
   /**

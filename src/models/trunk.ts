@@ -1,12 +1,14 @@
 /** What continuous and discrete models have in common: the encoder of what is known, the decoder of what is asked. */
 import { EmigmError } from '../errors.ts';
+import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type Block, block, blockForRows, loadBlock, loadQueryBlock, type QueryBlock } from '../nn/block.ts';
 import type { WeightLoader, WeightSource } from '../nn/weights.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
-import { type Linear, linear } from '../ops/matmul.ts';
-import { decoderInput, encoderInput, gatherRows, type Index, replaceMasked } from '../ops/tokens.ts';
+import { inputType, type Linear, linear } from '../ops/matmul.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
+import { decoderInput, encoderInput, gatherRows, type Index, replaceMasked, scatterRows } from '../ops/tokens.ts';
 import { type ModelConfig, sequenceLength } from './config.ts';
 
 /** The fields of a configuration that the trunk is built of. */
@@ -17,6 +19,8 @@ export interface TrunkShape {
   batch: number;
   visible: number;
   queries: number;
+  /** Visible tokens of each that the encoder runs over, with what is kept of the others; undefined: all. */
+  fresh?: number;
 }
 
 /** Where an evaluation of the trunk finds its rows; all u32. */
@@ -33,6 +37,23 @@ export interface TrunkRows {
   queryRows: Index;
 }
 
+/** What the encoder keeps of an evaluation: rows for each buffer slot and grid position of each sequence. */
+export interface EncoderCache {
+  /** [rows, 2 width] of each block: keys and values. */
+  keysValues: Tensor[];
+  /** [rows, width]: the encoder's output. */
+  encoded: Tensor;
+}
+
+/** Rows of an `EncoderCache` in an evaluation; all u32. */
+export interface CacheRows {
+  /** Of the buffer slots and all visible tokens of each sequence; of those that the encoder runs over. */
+  all: Index;
+  own: Index;
+  /** Where keys and values lie in the fused qkv of the latter: rows 3 i + 1 and 3 i + 2. */
+  keysValues: Index;
+}
+
 interface Parts {
   classInputs: Tensor;
   maskToken: Tensor;
@@ -47,6 +68,11 @@ export class Trunk {
   readonly maskToken: Tensor;
   private readonly encoder: Parts['encoder'];
   private readonly decoder: Parts['decoder'];
+
+  /** How weights of linear layers are stored. */
+  get stored(): Stored {
+    return this.decoder.embed.stored;
+  }
 
   private constructor(config: TrunkConfig, { classInputs, maskToken, encoder, decoder }: Parts) {
     this.config = config;
@@ -96,30 +122,59 @@ export class Trunk {
    * `embedded` holds the visible tokens as vectors; undefined: there are none. With `masksPlaced` the mask tokens are
    * among them, else they replace masked positions after position embedding and norm, as in the official code.
    * Returns [batch, buffer + visible, width].
+   *
+   * With `cache` keys, values and results are kept there. With `shape.fresh` the encoder runs over the new visible tokens
+   * alone, which `embedded` holds: they attend to themselves and to what is kept, whose own results stay as they were. That
+   * is an approximation, as without it the others would attend to the new ones too. `at.visible` then lists rows of the
+   * position embedding, buffer slots included.
    */
   encode(
     r: Recorder,
     embedded: Tensor | undefined,
     at: TrunkRows,
     shape: TrunkShape,
-    { masksPlaced = false } = {},
+    { masksPlaced = false, cache }: { masksPlaced?: boolean; cache?: { kept: EncoderCache; rows: CacheRows } } = {},
   ): Tensor {
     const { mae, bufferSize: buffer, encoderWidth: width } = this.config;
-    const { batch } = shape;
+    const { batch, fresh } = shape;
     const visible = mae ? shape.visible : sequenceLength(this.config);
-    const classes = gatherRows(r, this.classInputs, at.classes, batch, width);
+    const all = buffer + visible;
+    const own = fresh ?? all;
+    const classes = fresh ? this.classInputs : gatherRows(r, this.classInputs, at.classes, batch, width);
     const input = encoderInput(r, classes, embedded, at.visible, this.encoder.position, {
       batch,
-      buffer,
-      visible,
+      buffer: fresh ? 0 : buffer,
+      visible: fresh ?? visible,
       width,
     });
     const x = layernorm(r, input, width, { affine: this.encoder.embedNorm });
     if (!mae && !masksPlaced) {
       replaceMasked(r, at.slot, this.maskToken, { batch, buffer, grid: visible, width }, x);
     }
-    for (const weights of this.encoder.blocks) block(r, x, weights, batch, buffer + visible);
-    return layernorm(r, x, width, { affine: this.encoder.norm });
+    for (const [i, weights] of this.encoder.blocks.entries()) {
+      const kept = cache && {
+        ...cache.rows,
+        tensor: cache.kept.keysValues[i],
+        attended: fresh ? { rows: cache.rows.all, keys: all } : undefined,
+      };
+      block(r, x, weights, batch, own, kept);
+    }
+    const encoded = layernorm(r, x, width, { affine: this.encoder.norm });
+    if (!cache) return encoded;
+    scatterRows(r, encoded, cache.rows.own, batch * own, width, cache.kept.encoded);
+    return fresh ? gatherRows(r, cache.kept.encoded, cache.rows.all, batch * all, width) : encoded;
+  }
+
+  /** Memory for what the encoder keeps of `sequences` sequences. */
+  encoderCache(device: Device, sequences: number): EncoderCache {
+    const { bufferSize, encoderWidth: width } = this.config;
+    const rows = sequences * (bufferSize + sequenceLength(this.config));
+    return {
+      keysValues: this.encoder.blocks.map(({ proj }, i) => {
+        return device.tensor([rows, 2 * width], inputType(proj), `kept keys and values ${i}`);
+      }),
+      encoded: device.tensor([rows, width], 'f32', 'kept encoder output'),
+    };
   }
 
   /** The decoder; its last block and norm for the asked tokens alone. Returns [batch * queries, decoder width]. */

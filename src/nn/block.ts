@@ -4,7 +4,7 @@ import type { Tensor } from '../gpu/tensor.ts';
 import { attention } from '../ops/attention.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
 import { inputType, type Linear, linear } from '../ops/matmul.ts';
-import { gatherRows, type Index } from '../ops/tokens.ts';
+import { gatherRows, type Index, scatterRows } from '../ops/tokens.ts';
 import type { WeightLoader } from './weights.ts';
 
 interface Mlp {
@@ -53,8 +53,8 @@ export async function loadQueryBlock(
 ): Promise<QueryBlock> {
   return {
     ...(await loadRest(load, name, width, heads)),
-    q: await load.linear(`${name}.attn.qkv`, [0, width]),
-    kv: await load.linear(`${name}.attn.qkv`, [width, 3 * width]),
+    q: await load.linear(`${name}.attn.qkv`, { rows: [0, width] }),
+    kv: await load.linear(`${name}.attn.qkv`, { rows: [width, 3 * width] }),
   };
 }
 
@@ -64,19 +64,36 @@ function mlp(r: Recorder, x: Tensor, { norm2, fc1, fc2 }: Mlp, width: number): v
   linear(r, hidden, fc2, { out: x, accumulate: true });
 }
 
-/** Applies the block to x[batch, length, width] in place: seven dispatches. */
-export function block(r: Recorder, x: Tensor, weights: Block, batch: number, length: number): void {
+/** Keys and values of a block that outlive its evaluation. */
+export interface KeptKeys {
+  /** [*, 2 width]: key and value of a row. */
+  tensor: Tensor;
+  /** Rows of `tensor` for the rows of x; rows of width `width` that hold their keys and values in the fused qkv. */
+  own: Index;
+  keysValues: Index;
+  /** The rows of `tensor` that are attended to, so many for each batch entry; undefined: those of x alone. */
+  attended?: { rows: Index; keys: number };
+}
+
+/** Applies the block to x[batch, length, width] in place: seven dispatches; with `kept` two or three more. */
+export function block(r: Recorder, x: Tensor, weights: Block, batch: number, length: number, kept?: KeptKeys): void {
   const { width, heads, norm1, qkv, proj } = weights;
   const normal = layernorm(r, x, width, { affine: norm1, dtype: inputType(qkv) });
   const tensor = linear(r, normal, qkv, { dtype: inputType(proj) });
   const part = (offset: number) => ({ tensor, stride: 3 * width, offset });
-  const mixed = attention(r, part(0), part(width), part(2 * width), {
-    batch,
-    heads,
-    headDim: width / heads,
-    queries: length,
-    keys: length,
-  });
+  let [k, v, keys] = [part(width), part(2 * width), length];
+  if (kept) {
+    const pairs = gatherRows(r, tensor, kept.keysValues, 2 * batch * length, width);
+    scatterRows(r, pairs, kept.own, batch * length, 2 * width, kept.tensor);
+    if (kept.attended) {
+      ({ keys } = kept.attended);
+      const all = gatherRows(r, kept.tensor, kept.attended.rows, batch * keys, 2 * width);
+      k = { tensor: all, stride: 2 * width, offset: 0 };
+      v = { tensor: all, stride: 2 * width, offset: width };
+    }
+  }
+  const shape = { batch, heads, headDim: width / heads, queries: length, keys };
+  const mixed = attention(r, part(0), k, v, shape);
   linear(r, mixed, proj, { out: x, accumulate: true });
   mlp(r, x, weights, width);
 }

@@ -71,13 +71,16 @@ export async function loadHead(load: WeightLoader, prefix: string, config: HeadC
   return {
     ...config,
     frequency: load.adopt(load.device.tensor([TIME_DIM / 2], 'f32', 'frequencies', sinusoidFrequencies(TIME_DIM))),
-    time: [await load.linear(at('time_embed.mlp.0')), await load.linear(at('time_embed.mlp.2'))],
+    time: [
+      await load.linear(at('time_embed.mlp.0'), { precise: true }),
+      await load.linear(at('time_embed.mlp.2'), { precise: true }),
+    ],
     condition: await load.linear(at('cond_embed')),
-    input: await load.linear(at('input_proj')),
+    input: await load.linear(at('input_proj'), { precise: true }),
     blocks,
     modulations,
-    final: await load.linear(at('final_layer.linear')),
-    finalNoise: await load.linear(at('final_layer.linear'), [0, tokenDim]),
+    final: await load.linear(at('final_layer.linear'), { precise: true }),
+    finalNoise: await load.linear(at('final_layer.linear'), { rows: [0, tokenDim], precise: true }),
   };
 }
 

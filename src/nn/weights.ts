@@ -4,11 +4,22 @@ import type { Device } from '../gpu/device.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import type { Norm } from '../ops/layernorm.ts';
 import { allocateLinear, destroyLinear, type Linear, writeLinear } from '../ops/matmul.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 
 /** Where parameters come from: a file, or numbers made for a test. Names are the official state dict's. */
 export interface WeightSource {
   shape(name: string): readonly number[];
   read(name: string): Promise<Float32Array>;
+}
+
+/** How weights of linear layers are stored where nothing is said. */
+export const defaultStored = ({ isCpu, hasF16 }: Device): 'f32' | 'f16' => (!isCpu && hasF16 ? 'f16' : 'f32');
+
+interface LayerOptions {
+  /** Only these outputs, from the first to before the second. */
+  rows?: readonly [number, number];
+  /** Not in int8: a small layer at the model's begin or end, on which all the rest depends. */
+  precise?: boolean;
 }
 
 /**
@@ -18,13 +29,13 @@ export interface WeightSource {
 export class WeightLoader {
   readonly device: Device;
   private readonly source: WeightSource;
-  private readonly stored: 'f32' | 'f16';
+  private readonly stored: Stored;
   private readonly tensors: Tensor[] = [];
   private readonly linears: Linear[] = [];
   private readonly later: boolean;
   private readonly waiting: (() => Promise<void>)[] = [];
 
-  constructor(device: Device, source: WeightSource, stored: 'f32' | 'f16', { later = false } = {}) {
+  constructor(device: Device, source: WeightSource, stored: Stored, { later = false } = {}) {
     this.device = device;
     this.source = source;
     this.stored = stored;
@@ -70,18 +81,19 @@ export class WeightLoader {
     return { weight: await this.tensor(`${name}.weight`), bias: await this.tensor(`${name}.bias`) };
   }
 
-  /** `name.weight` [outputs, inputs] and `name.bias` of a linear layer; with `rows` only these outputs of it. */
-  async linear(name: string, rows?: readonly [number, number]): Promise<Linear> {
-    return this.stack([name], rows);
+  /** `name.weight` [outputs, inputs] and `name.bias` of a linear layer. */
+  async linear(name: string, options?: LayerOptions): Promise<Linear> {
+    return this.stack([name], options);
   }
 
   /** Several linear layers of the same input as one, their outputs side by side. */
-  async stack(names: readonly string[], rows?: readonly [number, number]): Promise<Linear> {
+  async stack(names: readonly string[], { rows, precise = false }: LayerOptions = {}): Promise<Linear> {
     const inputs = this.source.shape(`${names[0]}.weight`)[1];
     const all = names.reduce((sum, name) => sum + this.source.shape(`${name}.weight`)[0], 0);
     const [first, end] = rows ?? [0, all];
     const label = names.length === 1 ? names[0] : `${names[0]} .. ${names.at(-1)}`;
-    const layer = allocateLinear(this.device, label, [end - first, inputs], true, { stored: this.stored });
+    const stored = precise && this.stored === 'int8' ? defaultStored(this.device) : this.stored;
+    const layer = allocateLinear(this.device, label, [end - first, inputs], true, { stored });
     this.linears.push(layer);
     await this.put(async () => {
       const read = async (kind: string) => {

@@ -4,7 +4,8 @@ import { float32ToHalf } from '../float16.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import { type DType, describeTensor, type Tensor } from '../gpu/tensor.ts';
-import { isPacked, matmulKernel, type MatmulVariant, matmulVariants, rounds } from './matmul_kernels.ts';
+import { int8Words, packInt8, roundToInt8 } from './int8.ts';
+import { isPacked, matmulKernel, type MatmulVariant, matmulVariants, rounds, type Stored } from './matmul_kernels.ts';
 import type { Op, Problem } from './op.ts';
 
 export type Activation = 'none' | 'gelu' | 'silu';
@@ -15,8 +16,10 @@ export interface Linear {
   inputs: number;
   outputs: number;
   variant: MatmulVariant;
-  /** `f16` as pairs in u32 words for the CPU kernels, as f16 for the others. */
-  stored: 'f32' | 'f16';
+  /** `f16` as pairs in u32 words for the CPU kernels, as f16 for the others; `int8` in u32 words, see int8.ts. */
+  stored: Stored;
+  /** How its input is best stored; f32 unless given. */
+  input?: DType;
   weight: Tensor;
   bias: Tensor | undefined;
   /** The weight lies as [inputs, outputs]: `tiled` and `reference` only. */
@@ -42,8 +45,8 @@ export function packForCpu(weight: Float32Array, outputs: number, inputs: number
 }
 
 export interface LinearForm {
-  /** Default f32. Half precision where the device has it, and for the kernels that unpack it. */
-  stored?: 'f32' | 'f16';
+  /** Default f32. Half precision where the device has it, and for the kernels that unpack it; int8 everywhere. */
+  stored?: Stored;
   variant?: MatmulVariant;
 }
 
@@ -71,15 +74,25 @@ export function allocateLinear(
 ): Linear {
   let stored = form.stored ?? 'f32';
   const variant = form.variant ?? matmulVariants(device, inputs, outputs, stored)[0];
-  if (!isPacked(variant) && !device.hasF16) stored = 'f32';
-  const packed = Math.ceil(outputs / (4 * device.lanes)) * Math.ceil(inputs / 4) * device.lanes * 16;
-  const weight = !isPacked(variant)
-    ? device.tensor([outputs, inputs], stored, label)
-    : stored === 'f32'
-      ? device.tensor([packed], 'f32', label)
-      : device.tensor([packed / 2], 'u32', label);
+  const packed = isPacked(variant);
+  if (!packed && !device.hasF16 && stored === 'f16') stored = 'f32';
+  const weight = device.tensor(...weightForm(device, [outputs, inputs], stored, packed), label);
   const bias = hasBias ? device.tensor([outputs], 'f32', `${label} bias`) : undefined;
-  return { inputs, outputs, variant, stored, weight, bias };
+  const input = packed || stored === 'f32' || !device.hasF16 ? 'f32' : 'f16';
+  return { inputs, outputs, variant, stored, input, weight, bias };
+}
+
+/** Shape and type of the tensor that holds the weights. */
+function weightForm(
+  { lanes }: Device,
+  [outputs, inputs]: readonly [number, number],
+  stored: Stored,
+  packed: boolean,
+): [number[], DType] {
+  if (stored === 'int8') return [[int8Words(outputs, inputs, packed ? lanes : undefined)], 'u32'];
+  if (!packed) return [[outputs, inputs], stored];
+  const size = Math.ceil(outputs / (4 * lanes)) * Math.ceil(inputs / 4) * lanes * 16;
+  return stored === 'f32' ? [[size], 'f32'] : [[size / 2], 'u32'];
 }
 
 /** Writes a layer's numbers, `weight` [outputs, inputs], in the form that its kernel reads. */
@@ -93,6 +106,11 @@ export function writeLinear(device: Device, layer: Linear, weight: Float32Array,
     );
   if (device.isPlan) return;
   if (bias && layer.bias) device.write(layer.bias, bias);
+  if (stored === 'int8') {
+    const lanes = isPacked(variant) ? device.lanes : undefined;
+    device.write(layer.weight, packInt8(weight, outputs, inputs, { label: layer.weight.label, lanes }));
+    return;
+  }
   if (!isPacked(variant)) {
     device.write(layer.weight, weight);
     return;
@@ -101,19 +119,11 @@ export function writeLinear(device: Device, layer: Linear, weight: Float32Array,
   device.write(layer.weight, stored === 'f32' ? packed : new Uint32Array(float32ToHalf(packed).buffer));
 }
 
-/** Bytes that `createLinear` takes for the weights and the bias. */
-export function linearBytes(device: Device, outputs: number, inputs: number, stored: 'f32' | 'f16'): number {
-  const variant = matmulVariants(device, inputs, outputs, stored)[0];
-  const bytes = stored === 'f16' && (isPacked(variant) || device.hasF16) ? 2 : 4;
-  const rows = isPacked(variant) ? Math.ceil(outputs / (4 * device.lanes)) * 4 * device.lanes : outputs;
-  return rows * inputs * bytes + outputs * 4;
-}
-
 /**
- * How the layer's input is best stored: half precision where its weights are, on the kernels for GPUs, which then move
- * half the bytes; what is added up along a network stays f32.
+ * How the layer's input is best stored: half precision where its weights are or are smaller still, on the kernels for
+ * GPUs, which then move half the bytes; what is added up along a network stays f32.
  */
-export const inputType = ({ variant, stored }: Linear): DType => (isPacked(variant) ? 'f32' : stored);
+export const inputType = ({ input = 'f32' }: Linear): DType => input;
 
 export function destroyLinear({ weight, bias }: Linear): void {
   weight.destroy();
@@ -205,7 +215,7 @@ interface MatmulProblem {
   gate?: boolean;
   residual?: boolean;
   accumulate?: boolean;
-  stored?: 'f32' | 'f16';
+  stored?: Stored;
   x?: DType;
   y?: DType;
 }
@@ -236,6 +246,11 @@ export const matmulOp: Op = {
       { m: 67, k: 300, n: 72, bias: true, activation: 'gelu', residual: true },
       { m: 66, k: 140, n: 132, bias: true, x: 'f16', y: 'f16', gate: true, stored: 'f16' },
       { m: 3, k: 1100, n: 20, bias: true },
+      { m: 5, k: 7, n: 9, bias: true, activation: 'silu', residual: true, stored: 'int8' },
+      { m: 67, k: 300, n: 72, bias: true, activation: 'gelu', residual: true, stored: 'int8' },
+      { m: 66, k: 140, n: 132, bias: true, x: 'f16', y: 'f16', gate: true, stored: 'int8' },
+      { m: 18, k: 64, n: 100, bias: true, gate: true, accumulate: true, stored: 'int8' },
+      { m: 1, k: 36, n: 4, stored: 'int8' },
     ],
     bench: [64, 320, 1024].flatMap((m) => MODEL_SHAPES.map(([k, n]) => ({ m, k, n, bias: true }))),
   },
@@ -245,7 +260,8 @@ export const matmulOp: Op = {
       x: { shape: [p.m, p.k], dtype: p.x },
       w: {
         shape: [p.n, p.k],
-        dtype: p.stored,
+        dtype: p.stored === 'int8' ? 'f32' : p.stored,
+        ...(p.stored === 'int8' && { round: (data: Float32Array) => roundToInt8(data, p.n, p.k) }),
         fill: { scale: 1 / Math.sqrt(p.k) },
         upload: (device, data, variant) =>
           createLinear(device, 'w', [p.n, p.k], data, undefined, {
@@ -267,7 +283,7 @@ export const matmulOp: Op = {
       inputs: p.k,
       outputs: p.n,
       variant: variant as MatmulVariant,
-      stored: tensors.w.dtype === 'f32' ? 'f32' : 'f16',
+      stored: p.stored === 'int8' ? 'int8' : tensors.w.dtype === 'f32' ? 'f32' : 'f16',
       weight: tensors.w,
       bias: tensors.bias,
     };

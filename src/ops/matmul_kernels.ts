@@ -5,6 +5,9 @@ import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'tiled_vec4' | 'few_rows' | 'subgroup_matrix' | 'cpu' | 'cpu_quad';
 
+/** How weights of linear layers are stored: int8 with one scale an output, see int8.ts. */
+export type Stored = 'f32' | 'f16' | 'int8';
+
 export const isPacked = (variant: string) => variant === 'cpu' || variant === 'cpu_quad';
 /** Multiplies in f16 whatever its operands are stored in (and adds in f32). */
 export const rounds = (variant: string) => variant === 'subgroup_matrix';
@@ -17,14 +20,15 @@ export function matmulVariants(
   device: Device,
   inputs: number,
   outputs: number,
-  stored: 'f32' | 'f16' = 'f32',
+  stored: Stored = 'f32',
 ): MatmulVariant[] {
   const { lanes, isCpu } = device;
   const quads = inputs % 4 === 0 && outputs % 4 === 0;
   const packed = lanes > 0 && lanes <= 32 && device.hasSubgroups && quads;
   const cpu: MatmulVariant[] = !packed ? [] : lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
-  const matrix: MatmulVariant[] = quads && stored === 'f16' && matrixShape(device) ? ['subgroup_matrix'] : [];
-  const gpu: MatmulVariant[] = [...matrix, ...(quads ? (['tiled_vec4', 'few_rows'] as const) : []), 'tiled'];
+  const matrix: MatmulVariant[] = quads && stored !== 'f32' && matrixShape(device) ? ['subgroup_matrix'] : [];
+  const quad: MatmulVariant[] = quads ? ['tiled_vec4', 'few_rows'] : [];
+  const gpu: MatmulVariant[] = [...matrix, ...quad, ...(stored === 'int8' ? [] : ['tiled' as const])];
   const usable = isCpu ? [...cpu, 'reference' as const, ...gpu] : [...gpu, 'reference' as const, ...cpu];
   return preferredFirst(device, shapeKey.matmul(inputs, outputs, stored), usable);
 }
@@ -47,7 +51,7 @@ interface Layer {
   inputs: number;
   outputs: number;
   variant: MatmulVariant;
-  stored: 'f32' | 'f16';
+  stored: Stored;
 }
 
 interface MatmulKernel {
@@ -65,41 +69,47 @@ export function matmulKernel(
     ...(dtype === 'f16' && { [alias]: alias.endsWith('4') ? 'vec4<f16>' : 'f16' }),
   });
   const grid = (wide: number, tall: number): [number, number] => [Math.ceil(outputs / wide), Math.ceil(rows / tall)];
-  const types4 = { ...half('In4', x), ...half('Weight4', stored) };
+  // What is packed in int8 has one form, and files of its own.
+  const suffix = stored === 'int8' ? '_int8' : '';
+  const weight = (alias: string) => (stored === 'int8' ? {} : half(alias, stored));
+  const types4 = { ...half('In4', x), ...weight('Weight4') };
   switch (variant) {
     case 'cpu':
     case 'cpu_quad': {
       const { lanes } = device;
       const tall = variant === 'cpu' ? leastCost([lanes, 2 * lanes], 16, rows) : leastCost([4, 8, 12, 16], 2, rows);
-      const file = `matmul/${variant}${stored === 'f16' ? '_f16' : ''}`;
+      const file = `matmul/${variant}${stored === 'f32' ? '' : `_${stored}`}`;
       const consts = { ...(variant === 'cpu' && { LANES: lanes }), ROWS: tall, ...half('In4', x), ...half('Out4', y) };
       return { kernel: { file, consts }, grid: grid(4 * lanes, tall) };
     }
     case 'subgroup_matrix': {
       const tile = matrixTile(device, matrixShape(device)!, rows, outputs);
       const consts = { LANES: device.lanes, ...tile.consts, ...types4, ...half('Out', y) };
-      return { kernel: { file: 'matmul/subgroup_matrix', consts }, grid: grid(tile.columns, tile.rows) };
+      return { kernel: { file: `matmul/subgroup_matrix${suffix}`, consts }, grid: grid(tile.columns, tile.rows) };
     }
     case 'tiled_vec4':
       if (rows > FEW_ROWS) {
         const tall = Math.ceil(outputs / 64) * Math.ceil(rows / 128) >= WORKGROUPS ? 8 : 4;
-        const narrow = x === 'f16' && stored === 'f16';
+        const narrow = x === 'f16' && stored !== 'f32';
         const consts = { ROWS: tall, QUADS: narrow ? 4 : 2, ...types4, ...half('Out4', y) };
-        return { kernel: { file: 'matmul/tiled_vec4', consts }, grid: grid(64, 16 * tall) };
+        return { kernel: { file: `matmul/tiled_vec4${suffix}`, consts }, grid: grid(64, 16 * tall) };
       }
       return fewRows();
     case 'few_rows':
       return fewRows();
     case 'tiled':
     case 'reference': {
-      const consts = { ...half('In', x), ...half('Weight', stored), ...half('Out', y) };
-      return { kernel: { file: `matmul/${variant}`, consts }, grid: variant === 'tiled' ? grid(64, 64) : grid(16, 4) };
+      const consts = { ...half('In', x), ...weight('Weight'), ...half('Out', y) };
+      return {
+        kernel: { file: `matmul/${variant}${suffix}`, consts },
+        grid: variant === 'tiled' ? grid(64, 64) : grid(16, 4),
+      };
     }
   }
   function fewRows(): MatmulKernel {
     const tall = leastCost([1, 2, 4, 8], 2, rows);
     const consts = { ROWS: tall, ...types4, ...half('Out', y) };
-    return { kernel: { file: 'matmul/few_rows', consts }, grid: grid(16, tall) };
+    return { kernel: { file: `matmul/few_rows${suffix}`, consts }, grid: grid(16, tall) };
   }
 }
 

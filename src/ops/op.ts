@@ -10,6 +10,8 @@ export interface Input {
   shape: readonly number[];
   /** Numbers are rounded to this type before the op and the oracle see them. */
   dtype?: DType;
+  /** What else rounds them, to what is stored. */
+  round?: (data: Float32Array) => Float32Array;
   /** Values for tests: standard normal numbers unless given; `index` draws distinct integers below `bound`. */
   fill?: { index: number } | { values: (size: number) => ArrayLike<number> } | { scale: number };
   /** Puts the numbers on the device in the layout that the variant wants (packed weights). */

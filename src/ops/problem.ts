@@ -19,7 +19,7 @@ export function inputArrays(op: Op, problem: Problem, source: InputSource): Arra
   return arrays;
 }
 
-function values({ shape, dtype, fill }: Input, source: InputSource): Float64Array {
+function values({ shape, dtype, round, fill }: Input, source: InputSource): Float64Array {
   const size = shape.reduce((a, b) => a * b, 1);
   if (fill && 'index' in fill) {
     const order = Array.from({ length: fill.index }, (_, i) => i).sort(() => source.next() - 0.5);
@@ -28,6 +28,7 @@ function values({ shape, dtype, fill }: Input, source: InputSource): Float64Arra
   const given = fill && 'values' in fill ? fill.values(size) : source.normal(size, fill?.scale ?? 1);
   if (dtype === 'u32') return Float64Array.from(given);
   const single = Float32Array.from(given);
+  if (round) return Float64Array.from(round(single));
   return Float64Array.from(dtype === 'f16' ? halfToFloat32(float32ToHalf(single)) : single);
 }
 

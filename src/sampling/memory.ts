@@ -4,6 +4,7 @@ import { type Abilities, Device, mib } from '../gpu/device.ts';
 import { type ModelConfig, parameterShapes } from '../models/config.ts';
 import { Emigm } from '../models/emigm.ts';
 import type { WeightSource } from '../nn/weights.ts';
+import type { Stored } from '../ops/matmul_kernels.ts';
 import { type BatchInput, BatchSampler } from './batch.ts';
 import { HeadSampler } from './head_sampler.ts';
 import { planBatch } from './plan.ts';
@@ -24,7 +25,7 @@ export interface SamplingMemoryOptions {
   /** Images at once. */
   batch: number;
   /** How weights of linear layers are stored. */
-  stored: 'f32' | 'f16';
+  stored: Stored;
   /** The device that is meant; default: a GPU. */
   device?: Partial<Abilities>;
   /** Default: the defaults of `sample`. */
@@ -53,7 +54,7 @@ export async function samplingMemory(config: ModelConfig, options: SamplingMemor
 }
 
 /** The model on a device that only counts; nothing can run on it. */
-export async function planModel(config: ModelConfig, stored: 'f32' | 'f16', abilities: Partial<Abilities>) {
+export async function planModel(config: ModelConfig, stored: Stored, abilities: Partial<Abilities>) {
   const device = await Device.plan(abilities);
   const model = await Emigm.load(device, config, emptySource(config), { stored });
   const weights = device.allocated;
@@ -130,9 +131,9 @@ export function precompile(
 
 /** What a refused batch needs, and the largest power of two below it that fits beside the `taken` bytes. */
 async function adviseBatch(model: Emigm, settings: SampleSettings, input: BatchInput, taken: number) {
-  const { device, config, head } = model;
+  const { device, config } = model;
   // Not on the device itself: once a driver has run out of memory it is lost.
-  const plan = await planModel(config, head.input.stored, device);
+  const plan = await planModel(config, model.stored, device);
   try {
     const { total: needed, largest } = batchMemory(plan.model, settings, input);
     const limited = largest > device.largestBuffer || Number.isFinite(device.memory);

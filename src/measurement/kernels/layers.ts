@@ -3,6 +3,7 @@ import type { Device } from '../../gpu/device.ts';
 import type { Dispatch } from '../../gpu/recorder.ts';
 import { shapeKey } from '../../gpu/tuning.ts';
 import type { ModelConfig } from '../../models/config.ts';
+import type { Stored } from '../../ops/matmul_kernels.ts';
 import type { Problem } from '../../ops/op.ts';
 import { BatchSampler } from '../../sampling/batch.ts';
 import { HeadSampler } from '../../sampling/head_sampler.ts';
@@ -30,7 +31,7 @@ export async function layersOf(
   device: Device,
   config: ModelConfig,
   settings: SampleSettings,
-  { stored, batches }: { stored: 'f32' | 'f16'; batches: readonly number[] },
+  { stored, batches }: { stored: Stored; batches: readonly number[] },
 ): Promise<LayerShape[]> {
   const { isCpu, lanes, hasF16, hasSubgroups, subgroupMatrix, workgroupMemory, largestBuffer } = device;
   const abilities = {
@@ -111,7 +112,8 @@ function problemOf(dispatch: Dispatch): { key: string; problem: Problem } | unde
   const half = (name: string, operand: string) => (dtype(operand) === 'f16' ? { [name]: 'f16' } : {});
   if (op === 'matmul') {
     const { m, k, n } = params;
-    const stored = dtype('w') === 'f32' ? 'f32' : 'f16'; // packed halves lie in words
+    // Packed halves lie in words, as int8 does.
+    const stored = kernel.spec.file.endsWith('_int8') ? 'int8' : dtype('w') === 'f32' ? 'f32' : 'f16';
     const activation = ['none', 'gelu', 'silu'][Number(overrides.ACTIVATION ?? 0)];
     const epilogue = flags({ bias: 'HAS_BIAS', gate: 'HAS_GATE', residual: 'HAS_RESIDUAL', accumulate: 'ACCUMULATE' });
     const problem = { m, k, n, ...epilogue, activation, stored, ...half('x', 'x'), ...half('y', 'y') };

@@ -7,9 +7,10 @@ import { type Codebook, codeWidth } from '../../formats/codebook.ts';
 import type { Device } from '../../gpu/device.ts';
 import type { Recorder } from '../../gpu/recorder.ts';
 import type { Tensor } from '../../gpu/tensor.ts';
-import { WeightLoader, type WeightSource } from '../../nn/weights.ts';
+import { defaultStored, WeightLoader, type WeightSource } from '../../nn/weights.ts';
 import { codeRows } from '../../ops/code_lists.ts';
 import { type Linear, linear } from '../../ops/matmul.ts';
+import type { Stored } from '../../ops/matmul_kernels.ts';
 import { gatherRows, type Index, replaceMasked, unpatchify } from '../../ops/tokens.ts';
 import { gridSize, sequenceLength, tokenDim } from '../config.ts';
 import { Trunk, type TrunkRows, type TrunkShape } from '../trunk.ts';
@@ -22,8 +23,11 @@ export interface DiscreteRows extends TrunkRows {
 }
 
 export interface DiscreteOptions {
-  /** How weights of linear layers are stored. Default: f16 on GPUs that have it, else f32. */
-  stored?: 'f32' | 'f16';
+  /**
+   * How weights of linear layers are stored. Default: f16 on GPUs that have it, else f32. With int8 the layers of all
+   * blocks are; the logits' stay as by default.
+   */
+  stored?: Stored;
   /** Called with the share of parameters loaded, 0 to 1. */
   onProgress?: (done: number) => void;
 }
@@ -59,8 +63,8 @@ export class DiscreteNetwork {
   }
 
   /** How weights of linear layers are stored. */
-  get stored(): 'f32' | 'f16' {
-    return this.output.stored;
+  get stored(): Stored {
+    return this.trunk.stored;
   }
 
   /** Number of the class row that holds the unconditional input. */
@@ -80,7 +84,7 @@ export class DiscreteNetwork {
     options: DiscreteOptions = {},
   ): Promise<DiscreteNetwork> {
     checkCodebook(config, codebook, 'the codebook');
-    const stored = options.stored ?? (!device.isCpu && device.hasF16 ? 'f16' : 'f32');
+    const stored = options.stored ?? defaultStored(device);
     const total = discreteParameterCount(config);
     let done = 0;
     const counted: WeightSource = {
@@ -97,7 +101,7 @@ export class DiscreteNetwork {
       const network = new DiscreteNetwork(device, config, codebook, loader, {
         trunk: await Trunk.load(loader, config, counted),
         tokens: await loader.tensor('token_emb.weight'),
-        output: await loader.linear('logits'),
+        output: await loader.linear('logits', { precise: true }),
         patches: await loader.filled([codebook.size + 1, width], 'codebook', async () => {
           const rows = new Float32Array((codebook.size + 1) * width);
           rows.set(codebook.codes);
