@@ -14,6 +14,9 @@ export interface SettingsFlags {
   steps?: number;
   headSteps?: string;
   headSampler?: SampleSettings['headSampler'];
+  headStepsLast?: number;
+  shareEarly?: number;
+  reuseEncoder?: number;
   temperature?: number;
   cfg?: number;
   cfgSchedule?: string;
@@ -59,6 +62,19 @@ export function addSettingsFlags(command: Command): Command {
     .addOption(option('--top-k <n>', 'codes: drawn from the n likeliest', positiveInteger))
     .addOption(option('--top-p <x>', 'codes: drawn from the likeliest of together probability x', finiteNumber))
     .addOption(
+      option('--head-steps-last <n>', 'faster, approximate: head steps fall to n in the last step', positiveInteger),
+    )
+    .addOption(
+      option('--share-early <n>', 'the same: one evaluation for steps of together at most n tokens', positiveInteger),
+    )
+    .addOption(
+      option(
+        '--reuse-encoder <n>',
+        'the same: all known tokens encoded anew in every n-th step alone',
+        positiveInteger,
+      ),
+    )
+    .addOption(
       option('-b, --batch <n>', 'images at once; changes speed and memory, not the images', positiveInteger).default(
         16,
       ),
@@ -69,11 +85,15 @@ export function addSettingsFlags(command: Command): Command {
 export function askedSettings(flags: Partial<SettingsFlags>): Partial<SampleSettings> {
   const { preset, seed, steps, headSteps, headSampler, temperature, maskSchedule, counts, order } = flags;
   const { cfg, cfgSchedule, cfgInterval, choiceTemperature, topK, topP } = flags;
+  const { headStepsLast, shareEarly, reuseEncoder } = flags;
   const given: Partial<SampleSettings> = {
     seed,
     steps,
     headSteps: headSteps !== undefined && /^\d+$/.test(headSteps) ? Number(headSteps) : headSteps,
     headSampler,
+    headStepsLast,
+    shareEarly,
+    reuseEncoder,
     temperature,
     cfg,
     cfgSchedule,

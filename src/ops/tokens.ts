@@ -36,11 +36,11 @@ export function gatherRows(
   return y;
 }
 
-/** out[index[i]] = x[i] for `count` rows; other rows of `out` stay. */
+/** out[index[i]] = x[i] for `count` rows, stored as x is; other rows of `out` stay. */
 export function scatterRows(r: Recorder, x: Tensor, index: Index, count: number, width: number, out: Tensor): void {
   r.call({
     op: 'scatter_rows',
-    kernel: { file: 'tokens/scatter_rows' },
+    kernel: { file: 'tokens/scatter_rows', consts: x.dtype === 'f16' ? { Elem: 'f16' } : {} },
     operands: { x, index: index.tensor, y: out },
     params: { count, width, offset: index.offset },
     grid: grid1d(count * width),
@@ -189,13 +189,20 @@ export const gatherOp: Op = {
 export const scatterOp: Op = {
   name: 'scatter_rows',
   variants: () => ['scatter_rows'],
-  problems: { test: [{ rows: 9, count: 5, width: 7 }], bench: [{ rows: 256, count: 64, width: 16 }] },
+  problems: {
+    test: [
+      { rows: 9, count: 5, width: 7 },
+      { rows: 6, count: 3, width: 10, stored: 'f16' },
+    ],
+    bench: [{ rows: 256, count: 64, width: 16 }],
+  },
   inputs: (p) => ({
-    x: { shape: [sizes(p).count, sizes(p).width] },
+    x: { shape: [sizes(p).count, sizes(p).width], dtype: p.stored as DType },
     index: { shape: [sizes(p).count], dtype: 'u32', fill: { index: sizes(p).rows } },
-    y: { shape: [sizes(p).rows, sizes(p).width], inPlace: true },
+    y: { shape: [sizes(p).rows, sizes(p).width], dtype: p.stored as DType, inPlace: true },
   }),
   outputs: (p) => ({ y: [sizes(p).rows, sizes(p).width] }),
+  outputType: (p) => (p.stored as DType) ?? 'f32',
   record: (r, t, p) => scatterRows(r, t.x, { tensor: t.index, offset: 0 }, sizes(p).count, sizes(p).width, t.y),
   oracle: ({ x, index, y: before }, p) => {
     const { width } = sizes(p);

@@ -6,20 +6,25 @@ import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import type { PartTimer } from '../gpu/timer.ts';
 import { gridSize, type ModelConfig } from '../models/config.ts';
-import type { Emigm, TrunkShape } from '../models/emigm.ts';
+import type { EncoderCache, Emigm, TrunkShape } from '../models/emigm.ts';
 import { headRowLimit, timeEmbedding } from '../nn/head.ts';
-import { normal } from '../ops/diffusion.ts';
 import { gatherRows, patchify, scatterRows, unpatchify } from '../ops/tokens.ts';
-import { STREAMS } from '../random.ts';
-import type { HeadSampler, NoiseSource } from './head_sampler.ts';
+import { type HeadSampler, headsOf, type NoiseSource, type StepHead } from './head_sampler.ts';
 import { addTrunk, IndexList, type SequenceRows, type TrunkOffsets, trunkIndices } from './indices.ts';
+import { addNoise, type ChunkNoise, recordNoise } from './noise.ts';
 
 /** A step of the reveal loop, as the host has decided it. */
 export interface PlannedStep {
-  /** Grid positions to reveal in each image of the batch, ascending; equally many in each. */
+  /** Grid positions to reveal in each image of the batch; equally many in each. */
   positions: ArrayLike<number>[];
   /** Guidance scale; undefined: the unconditional half is not evaluated. */
   guidance?: number;
+  /** In the order of `positions`: the numbers of the steps that its noise is drawn for, and tokens an image of each. */
+  parts?: { step: number; count: number }[];
+  /** Steps of the head; undefined: the sampler's. */
+  headSteps?: number;
+  /** The encoder runs over the tokens of the step before alone; see `Trunk.encode`. Not in the first two steps. */
+  reusesEncoder?: boolean;
 }
 
 /** What is known of every image of a batch from the start: the rest of a picture that is edited. */
@@ -51,13 +56,20 @@ export interface BatchOptions {
 interface StepLayout {
   shape: TrunkShape;
   trunk: TrunkOffsets;
+  usesCache: boolean;
   /** Rows through the head at once; `z` lists the chunk's conditional rows, then its unconditional ones; -1: all, as they are. */
-  chunks: { first: number; count: number; z: number }[];
-  /** Row of the token state of each new token; (image, position) of each, for its noise. */
+  chunks: (Chunk & { noise: ChunkNoise[] })[];
+  /** Row of the token state of each new token. */
   outRows: number;
-  firstNoiseRow: number;
   count: number;
   guidance?: number;
+  headSteps?: number;
+}
+
+interface Chunk {
+  first: number;
+  count: number;
+  z: number;
 }
 
 interface Layout {
@@ -68,7 +80,7 @@ interface Layout {
 
 /** What the recording depends on; batches of equal structure share one. */
 function structureOf(input: BatchInput): string {
-  const perStep = input.steps.map(({ positions, guidance }) => [positions[0].length, guidance ?? null]);
+  const perStep = input.steps.map(({ positions, guidance, ...rest }) => [positions[0].length, guidance ?? null, rest]);
   const perClass = [...countBy(input.classRows).values()];
   const kept = input.kept?.masked.filter((masked) => masked === 0).length ?? 0;
   return JSON.stringify([input.classRows.length, perStep, perClass.length, Math.max(...perClass), kept]);
@@ -92,6 +104,7 @@ export class BatchSampler {
   private readonly structure: string;
   private readonly programs: { kept?: Program; times: Program; steps: Program[]; finish: Program };
   private readonly tensors: Record<'tokens' | 'index' | 'noiseRows' | 'netTimes' | 'times' | 'images', Tensor>;
+  private readonly cache: EncoderCache | undefined;
 
   constructor(model: Emigm, input: BatchInput, options: BatchOptions) {
     const { device, config, tokenDim, sequenceLength } = model;
@@ -101,10 +114,11 @@ export class BatchSampler {
     this.structure = structureOf(input);
     this.session = new Session(device);
     const layout = this.layout(input);
-    const { netTimes } = options.head;
+    const { heads, netTimes } = headsOf(input.steps, options.head);
     this.nfe = input.steps.reduce((sum, { guidance }) => sum + (guidance === undefined ? 1 : 2), 0);
     this.headEvaluations = layout.steps.reduce(
-      (sum, { count, guidance }) => sum + count * netTimes.length * (guidance === undefined ? 1 : 2),
+      (sum, { count, guidance, headSteps }) =>
+        sum + count * heads.get(headSteps)!.head.evaluations * (guidance === undefined ? 1 : 2),
       0,
     );
     const { channels, patchSize: patch } = config;
@@ -118,12 +132,14 @@ export class BatchSampler {
       times: () => device.tensor([netTimes.length, model.head.width], 'f32', 'time embeddings'),
       images: () => device.tensor([this.size, channels, side * patch, side * patch], 'f32', 'images'),
     });
+    const kept = layout.steps.filter(({ usesCache }) => usesCache).map(({ shape }) => shape.batch);
+    this.cache = kept.length > 0 ? model.encoderCache(Math.max(...kept)) : undefined;
     const noise: NoiseSource =
       options.noise ??
-      ((r, out, { step, headStep, first, count, copy }) => {
-        const key = { seed: options.seed, stream: STREAMS.headNoise, step, headStep };
-        const offset = layout.steps[step].firstNoiseRow + first;
-        normal(r, this.tensors.noiseRows, offset, count, tokenDim, key, out, copy);
+      ((r, out, { step, headStep, first, copy }) => {
+        const { noise: parts } = layout.steps[step].chunks.find((chunk) => chunk.first === first)!;
+        const { noiseRows: rows, index } = this.tensors;
+        recordNoise(r, { rows, index }, parts, { seed: options.seed, headStep, channels: tokenDim, copy }, out);
       });
     this.programs = {
       kept:
@@ -136,7 +152,7 @@ export class BatchSampler {
         timeEmbedding(r, model.head, this.tensors.netTimes, this.tensors.times);
       }),
       steps: layout.steps.map((step, i) =>
-        this.session.record(`step ${i}`, (r) => this.recordStep(r, step, i, options.head, noise)),
+        this.session.record(`step ${i}`, (r) => this.recordStep(r, step, i, heads.get(step.headSteps)!, noise)),
       ),
       finish: this.session.record('images', (r) => {
         const { tokens, images } = this.tensors;
@@ -168,7 +184,7 @@ export class BatchSampler {
 
   /** Bytes that the batch takes besides the weights: in all, and its largest buffer. Known before `prepare`. */
   get memory(): { total: number; largest: number } {
-    const own = Object.values(this.tensors).map(({ bytes }) => bytes);
+    const own = this.ownTensors.map(({ bytes }) => bytes);
     const buffers = [...own, ...this.session.plan()].map(bufferBytes);
     return { total: buffers.reduce((a, b) => a + b, 0), largest: Math.max(...buffers) };
   }
@@ -207,15 +223,27 @@ export class BatchSampler {
 
   dispose(): void {
     this.session.dispose();
-    for (const tensor of Object.values(this.tensors)) tensor.destroy();
+    for (const tensor of this.ownTensors) tensor.destroy();
   }
 
-  private recordStep(r: Recorder, step: StepLayout, i: number, head: HeadSampler, noise: NoiseSource): void {
+  private get ownTensors(): Tensor[] {
+    const { tensors, cache } = this;
+    return [...Object.values(tensors), ...(cache ? [...cache.keysValues, cache.encoded] : [])];
+  }
+
+  private recordStep(
+    r: Recorder,
+    step: StepLayout,
+    i: number,
+    { head, firstTime }: StepHead,
+    noise: NoiseSource,
+  ): void {
     const { model } = this;
     const { tokens, index, times } = this.tensors;
     const { shape, guidance } = step;
     const at = trunkIndices(index, step.trunk);
-    const z = model.decode(r, model.encode(r, tokens, at, shape), at, shape);
+    const encoded = model.encode(r, tokens, at, shape, step.usesCache ? this.cache : undefined);
+    const z = model.decode(r, encoded, at, shape);
     const width = model.config.decoderWidth;
     for (const chunk of step.chunks) {
       const rows = (guidance === undefined ? 1 : 2) * chunk.count;
@@ -225,6 +253,7 @@ export class BatchSampler {
         guidance,
         first: chunk.first,
         count: chunk.count,
+        firstTime,
       });
       scatterRows(r, x, { tensor: index, offset: step.outRows + chunk.first }, chunk.count, model.tokenDim, tokens);
     }
@@ -237,37 +266,41 @@ export class BatchSampler {
     const list = new IndexList();
     const noiseRows: number[] = [];
     const known = classRows.map(() => Uint8Array.from({ length: n }, (_, p) => (kept?.masked[p] === 0 ? 1 : 0)));
-    const layouts = steps.map(({ positions, guidance }, step): StepLayout => {
+    const layouts = steps.map((planned, step): StepLayout => {
+      const { positions, guidance, headSteps, reusesEncoder } = planned;
       const guided = guidance !== undefined;
+      const isShared = step === 0 && !kept;
+      const usesCache = !isShared && (reusesEncoder || steps[step + 1]?.reusesEncoder === true);
       const visible = known.map((mask) => Array.from({ length: n }, (_, p) => p).filter((p) => mask[p] === 1));
       const conditional = classRows.map((classRow, image): SequenceRows => {
-        return { classRow, image, visible: visible[image], asked: positions[image] };
+        const fresh = reusesEncoder ? steps[step - 1].positions[image] : undefined;
+        return { classRow, image, visible: visible[image], asked: positions[image], fresh };
       });
-      const { rows, zRows } =
-        step === 0 && !kept
-          ? sharedFirstStep(conditional, guided ? unconditional : undefined)
-          : {
-              rows: guided
-                ? [...conditional, ...conditional.map((row) => ({ ...row, classRow: unconditional }))]
-                : conditional,
-              zRows: undefined,
-            };
-      const { shape, offsets } = addTrunk(list, config, rows);
+      const { rows, zRows } = isShared
+        ? sharedFirstStep(conditional, guided ? unconditional : undefined)
+        : {
+            rows: guided
+              ? [...conditional, ...conditional.map((row) => ({ ...row, classRow: unconditional }))]
+              : conditional,
+            zRows: undefined,
+          };
+      const { shape, offsets } = addTrunk(list, config, rows, usesCache);
       const count = positions.length * positions[0].length;
       const layout = {
         shape,
         trunk: offsets,
-        chunks: addChunks(list, zRows, count, guided, limit),
+        usesCache,
+        chunks: addChunks(list, zRows, count, guided, limit).map((chunk) => ({
+          ...chunk,
+          noise: addNoise({ list, noiseRows }, planned, step, imageIndices, chunk),
+        })),
         outRows: list.add(positions.flatMap((asked, image) => Array.from(asked, (p) => image * n + p))),
-        firstNoiseRow: noiseRows.length / 2,
         count,
         guidance,
+        headSteps,
       };
       for (const [image, asked] of positions.entries()) {
-        for (const position of Array.from(asked)) {
-          noiseRows.push(imageIndices[image], position);
-          known[image][position] = 1;
-        }
+        for (const position of Array.from(asked)) known[image][position] = 1;
       }
       return layout;
     });
@@ -307,10 +340,10 @@ function addChunks(
   count: number,
   guided: boolean,
   limit: number,
-) {
+): Chunk[] {
   const most = Math.max(1, Math.floor(limit / (guided ? 2 : 1)));
   if (!zRows && count <= most) return [{ first: 0, count, z: -1 }];
-  const chunks: { first: number; count: number; z: number }[] = [];
+  const chunks: Chunk[] = [];
   for (let first = 0; first < count; first += most) {
     const rows = Math.min(most, count - first);
     const own = Array.from({ length: rows }, (_, i) => first + i);

@@ -17,19 +17,27 @@ export type NoiseSource = (
   request: { step: number; headStep: number; first: number; count: number; copy: boolean },
 ) => void;
 
+type HeadSettings = Pick<SampleSettings, 'headSampler' | 'headSteps' | 'temperature'>;
+
+/** Rows `first`.. of a step, their guidance, and where the embeddings of the head's times begin. */
+export interface HeadRequest {
+  step: number;
+  first: number;
+  count: number;
+  guidance?: number;
+  firstTime: number;
+}
+
 /** The evaluations of the head that one step needs, and the times given to the network. */
 export class HeadSampler {
   readonly netTimes: number[];
   private readonly solver: SolverEvaluation[] | undefined;
   private readonly ancestral: DdpmStep[] | undefined;
-  private readonly temperature: number;
+  private readonly settings: HeadSettings;
 
-  constructor({
-    headSampler,
-    headSteps,
-    temperature,
-  }: Pick<SampleSettings, 'headSampler' | 'headSteps' | 'temperature'>) {
-    this.temperature = temperature;
+  constructor(settings: HeadSettings) {
+    const { headSampler, headSteps } = settings;
+    this.settings = settings;
     if (headSampler === 'dpm-solver') this.solver = dpmSolverPlan(Number(headSteps));
     else this.ancestral = ddpmPlan(String(headSteps));
     this.netTimes = (this.solver ?? this.ancestral!).map(({ netT }) => netT);
@@ -40,9 +48,14 @@ export class HeadSampler {
     return this.netTimes.length;
   }
 
+  /** The same sampler with another number of steps. */
+  withSteps(headSteps: number): HeadSampler {
+    return new HeadSampler({ ...this.settings, headSteps });
+  }
+
   /**
    * Records drawing `count` tokens conditioned on z: conditional rows, then with `guidance` as many unconditional ones.
-   * `times` holds the embeddings of `netTimes`. Returns the tokens [count (or more), tokenDim].
+   * `times` holds the embeddings of `netTimes`, from row `firstTime` on. Returns the tokens [count (or more), tokenDim].
    */
   record(
     r: Recorder,
@@ -50,7 +63,7 @@ export class HeadSampler {
     z: Tensor,
     times: Tensor,
     noise: NoiseSource,
-    { step, first, count, guidance }: { step: number; first: number; count: number; guidance?: number },
+    { step, first, count, guidance, firstTime }: HeadRequest,
   ): Tensor {
     const channels = head.tokenDim;
     const guided = guidance !== undefined;
@@ -63,12 +76,12 @@ export class HeadSampler {
         const xBase = r.temp([count, channels], 'f32', 'x at the outer step');
         const mBase = r.temp([count, channels], 'f32', 'data prediction at the outer step');
         for (const [index, evaluation] of this.solver.entries()) {
-          const net = headNoise(r, head, x, condition, { embeddings: times, index }, true);
+          const net = headNoise(r, head, x, condition, { embeddings: times, index: firstTime + index }, true);
           dpmSolverUpdate(r, net, channels, x, xBase, mBase, rows, evaluation);
         }
       } else {
         for (const [index, plan] of this.ancestral!.entries()) {
-          const net = headNoise(r, head, x, condition, { embeddings: times, index }, false);
+          const net = headNoise(r, head, x, condition, { embeddings: times, index: firstTime + index }, false);
           const stepNoise = r.temp([count, channels], 'f32', 'step noise');
           noise(r, stepNoise, { step, headStep: index + 1, first, count, copy: false });
           ddpmUpdate(r, net, stepNoise, x, rows, {
@@ -78,11 +91,30 @@ export class HeadSampler {
             meanX: plan.meanCoef2,
             minLog: plan.minLog,
             maxLog: plan.maxLog,
-            deviation: plan.nonzero * this.temperature,
+            deviation: plan.nonzero * this.settings.temperature,
           });
         }
       }
       return x;
     });
   }
+}
+
+/** A head sampler, and where the embeddings of its times begin. */
+export interface StepHead {
+  head: HeadSampler;
+  firstTime: number;
+}
+
+/** A sampler for each number of head steps among the steps, and the times of all. */
+export function headsOf(steps: readonly { headSteps?: number }[], head: HeadSampler) {
+  const netTimes: number[] = [];
+  const heads = new Map<number | undefined, StepHead>();
+  for (const { headSteps } of steps) {
+    if (heads.has(headSteps)) continue;
+    const own = headSteps === undefined ? head : head.withSteps(headSteps);
+    heads.set(headSteps, { head: own, firstTime: netTimes.length });
+    netTimes.push(...own.netTimes);
+  }
+  return { heads, netTimes };
 }

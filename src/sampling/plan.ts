@@ -6,6 +6,7 @@ import { revealPlan } from '../masking/reveal.ts';
 import { gridSize } from '../models/config.ts';
 import type { Emigm } from '../models/emigm.ts';
 import type { BatchInput, KeptTokens } from './batch.ts';
+import { headStepsAt, reusingSteps, shareEvaluations } from './savings.ts';
 import type { SampleSettings } from './settings.ts';
 
 /** @throws EmigmError 'input' for settings that need probabilities of codes, which a diffusion head does not give */
@@ -39,19 +40,31 @@ export function planBatch(
     imageIndices: indices,
     masked: kept?.masked,
   });
+  const { headStepsLast, shareEarly = 1, reuseEncoder = 1 } = settings;
+  if (reuseEncoder > 1 && !model.config.mae) {
+    throw new EmigmError('input', 'reuseEncoder is for encoders of visible tokens alone (MAE); this one sees them all');
+  }
+  const shared = shareEvaluations(plan.steps, shareEarly);
+  const guidance = shared.map(({ s, revealedForGuidance }) =>
+    stepGuidance({ cfg, schedule: cfgSchedule, interval: cfgInterval }, s, revealedForGuidance, seqLen),
+  );
+  // With everything masked it is a drawing like any other.
+  const hasKept = kept !== undefined && Array.from(kept.masked).includes(0);
+  const reuse = reusingSteps(
+    guidance.map(({ guided }) => guided),
+    reuseEncoder,
+    hasKept,
+  );
   return {
     classRows: classes.map((number) => number ?? model.unconditional),
     imageIndices: [...indices],
-    // With everything masked it is a drawing like any other.
-    kept: kept && Array.from(kept.masked).includes(0) ? kept : undefined,
-    steps: plan.steps.map(({ positions, s, revealedForGuidance }) => {
-      const { guided, scale } = stepGuidance(
-        { cfg, schedule: cfgSchedule, interval: cfgInterval },
-        s,
-        revealedForGuidance,
-        seqLen,
-      );
-      return { positions, guidance: guided ? scale : undefined };
-    }),
+    kept: hasKept ? kept : undefined,
+    steps: shared.map(({ positions, parts }, step) => ({
+      positions,
+      guidance: guidance[step].guided ? guidance[step].scale : undefined,
+      parts,
+      headSteps: headStepsLast === undefined ? undefined : Number(headStepsAt(settings, step, shared.length)),
+      reusesEncoder: reuse[step],
+    })),
   };
 }

@@ -5,6 +5,7 @@ import { generationOrders } from '../masking/axes.ts';
 import { checkGuidance, guidanceSchedules } from '../masking/guidance.ts';
 import { type RevealCounts, revealCountRules } from '../masking/reveal.ts';
 import { samplingSchedule } from '../masking/schedules.ts';
+import { checkSavings } from './savings.ts';
 
 const fields = z.strictObject({
   /** Sampling steps of the reveal loop. */
@@ -12,6 +13,12 @@ const fields = z.strictObject({
   /** Evaluations of the head a step with DPM-Solver; with DDPM also a respacing string: `100`, `ddim25`. */
   headSteps: z.union([z.int().min(1).max(1000), z.string()]),
   headSampler: z.enum(['dpm-solver', 'ddpm']),
+  /** Head steps fall to this many in the last step; default: they stay. Approximate, as the next two: savings.ts. */
+  headStepsLast: z.int().min(1).max(1000).optional(),
+  /** Steps share an evaluation of the network while they reveal at most so many tokens; default 1: none does. */
+  shareEarly: z.int().min(1).max(100_000).optional(),
+  /** The encoder runs over all visible tokens in every n-th step, else over the new ones; default 1: in every step. */
+  reuseEncoder: z.int().min(1).max(100_000).optional(),
   /** Scales the noise of DDPM steps; DPM-Solver ignores it. */
   temperature: z.number().min(0),
   /** Guidance scale; 1 is none. */
@@ -69,6 +76,7 @@ export function resolveSettings(...layers: readonly (Partial<SampleSettings> | u
   const settings = parsed.data;
   samplingSchedule(settings.maskSchedule);
   checkGuidance({ cfg: settings.cfg, schedule: settings.cfgSchedule, interval: settings.cfgInterval });
+  checkSavings(settings);
   if (settings.headSampler === 'dpm-solver' && typeof settings.headSteps !== 'number') {
     const steps = Number(settings.headSteps);
     if (!Number.isInteger(steps) || steps < 1) {

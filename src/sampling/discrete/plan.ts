@@ -5,6 +5,7 @@ import { revealPlan } from '../../masking/reveal.ts';
 import { gridSize } from '../../models/config.ts';
 import type { DiscreteConfig } from '../../models/discrete/config.ts';
 import { checkCodeFilter } from '../../ops/categorical.ts';
+import { refuseSavings } from '../savings.ts';
 import type { SampleSettings } from '../settings.ts';
 
 /** MaskGIT's, where the settings have none. */
@@ -46,6 +47,7 @@ export function planDiscrete(
 ): DiscreteInput {
   const { seed, steps, maskSchedule: schedule, counts, order, cfg, cfgSchedule, cfgInterval: interval } = settings;
   checkCodeFilter(settings);
+  refuseSavings(settings);
   const confident = order === 'confidence';
   const plan = revealPlan({
     seed,
