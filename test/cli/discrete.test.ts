@@ -136,6 +136,9 @@ describe('a model of codes', () => {
     for (const name of ['sheet.png', 'reveal.gif', 'red-0001.png'])
       expect(existsSync(join(out, name)), name).toBe(true);
     expect(await fails('sample', '-m', model, '--head-steps', '3', '--out', out)).toMatch(/is of a diffusion head/);
+    expect(await fails('sample', '-m', model, '--share-early', '3', '--out', out)).toMatch(
+      /--share-early.*draws codes/,
+    );
   });
 });
 

@@ -52,6 +52,17 @@ describe('draws', () => {
     );
   });
 
+  it('cheaper ones, whose JSON file says how', async () => {
+    const savings = ['--head-steps-last', '1', '--share-early', '4', '--reuse-encoder', '2', '--cfg', '1'];
+    const result = await draw('-c', '0', '-n', '1', '--sheet-only', ...savings, '-o', out('f'));
+    expect(result.code, result.err).toBe(0);
+    const sidecar = JSON.parse(readFileSync(join(out('f'), 'sample.json'), 'utf8'));
+    expect(sidecar.settings).toMatchObject({ headSteps: 3, headStepsLast: 1, shareEarly: 4, reuseEncoder: 2 });
+    // 16 tokens, of at least one head step and at most three.
+    expect(sidecar.headEvaluations).toBeLessThan(16 * 3);
+    expect(sidecar.headEvaluations).toBeGreaterThanOrEqual(16);
+  });
+
   it('latents of a model that needs a tokenizer', async () => {
     const result = await emigm([
       'sample',
@@ -98,6 +109,8 @@ describe('bad input ends in one line and a non-zero exit', () => {
     ['out is a file', () => ['-m', model, '-o', model], 1, /is a file/],
     ['no such adapter', () => ['-m', model, '--adapter', 'Voodoo2'], 1, /Voodoo2/],
     ['no such kernel', () => ['-m', model, '--kernel', 'matmul=magic'], 2, /matmul=default\|reference\|/],
+    ['head steps that rise', () => ['-m', model, '--head-steps-last', '4'], 1, /4 is more than 3/],
+    ['a saving of nothing', () => ['-m', model, '--share-early', '0'], 2, /share-early.*positive/],
     ['reveal of latents', () => ['-m', latentModel, '--save-steps'], 1, /--vae/],
   ];
   it.each(cases)('%s', async (_, argv, code, message) => {
