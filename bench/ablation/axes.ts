@@ -41,7 +41,7 @@ export const BASE_SAMPLING: Sampling = {
   steps: 8,
   headSteps: 8,
   headSampler: 'dpm-solver',
-  cfg: 2,
+  cfg: 3,
   cfgInterval: [0, 1],
   maskSchedule: 'exp',
 };
@@ -139,13 +139,13 @@ export const study: Study = {
     },
     {
       name: 'guidance-input',
-      title: 'Unconditional input of guidance: the mask token or a class of its own',
+      title: 'Unconditional input of guidance',
       paper: 'the mask token as unconditional input ("CFG with mask") is better than a learned fake class.',
       series: ['unconditional'],
       cost: 'cfg',
       figure: 'training',
       cases: ([BASE, 'fake class'] as const).flatMap((training) =>
-        [1, 1.5, 2, 3, 5].map((cfg) => {
+        [1, 2, 3, 5, 8].map((cfg) => {
           return row({ unconditional: training === BASE ? 'mask' : 'fake class', cfg: String(cfg) }, training, { cfg });
         }),
       ),
@@ -191,7 +191,7 @@ export const study: Study = {
       cases: [
         row({ interval: 'none', cfg: '1' }, BASE, { steps: 16, cfg: 1 }),
         ...intervals.flatMap(([interval, cfgInterval]) =>
-          [2, 4].map((cfg) => row({ interval, cfg: String(cfg) }, BASE, { steps: 16, cfg, cfgInterval })),
+          [3, 6].map((cfg) => row({ interval, cfg: String(cfg) }, BASE, { steps: 16, cfg, cfgInterval })),
         ),
       ],
     },

@@ -26,7 +26,9 @@ export function ablationFigure(
     .flatMap((axis) => panel(axis, measuredCases(axis, lines), floor) ?? []);
   if (panels.length === 0) return undefined;
   const scale = { color: 'independent', shape: 'independent' };
-  return { ...base, concat: panels, columns: 2, spacing: 24, resolve: { scale } } as unknown as TopLevelSpec;
+  // Rows as far apart as legends are high.
+  const layout = { columns: 2, bounds: 'flush', spacing: { row: 150, column: 80 } };
+  return { ...base, ...layout, concat: panels, resolve: { scale } } as unknown as TopLevelSpec;
 }
 
 function panel(axis: StudyAxis, rows: readonly MeasuredCase[], floor: number | undefined): object | undefined {
@@ -42,10 +44,21 @@ function panel(axis: StudyAxis, rows: readonly MeasuredCase[], floor: number | u
   const scale = cost === 'headEvaluations' ? { type: 'log' } : { zero: false };
   const x = { field: 'x', type: quantitative, title: TITLES[cost], scale };
   // A spread that reaches below 0 is no place on a logarithmic axis.
-  const y = { field: 'y', type: quantitative, title: 'Fréchet distance', scale: { type: 'log' } };
-  const color = { field: 'name', type: nominal, title: null, sort: null };
   const clipped = values.map((value) => ({ ...value, low: Math.max(value.low, value.y / 3) }));
-  const rule = floor === undefined ? [] : [floorRule(floor, y)];
+  const least = Math.min(...clipped.map(({ low }) => low));
+  // Far below the points it would take their room.
+  const shown = floor !== undefined && floor > least / 5;
+  const domain = [0.9 * Math.min(least, shown ? floor : least), 1.1 * Math.max(...values.map(({ high }) => high))];
+  const y = {
+    field: 'y',
+    type: quantitative,
+    title: 'Fréchet distance',
+    axis: { format: '~g', tickCount: 5 },
+    scale: { type: 'log', domain, nice: false },
+  };
+  const legend = { columns: 2, direction: 'horizontal' };
+  const color = { field: 'name', type: nominal, title: null, sort: null, legend };
+  const rule = shown ? [floorRule(floor, y)] : [];
   return {
     title: { text: title, anchor: 'start', fontSize: 13, fontWeight: 'normal' },
     width: WIDTH,
@@ -60,7 +73,7 @@ function panel(axis: StudyAxis, rows: readonly MeasuredCase[], floor: number | u
       },
       {
         mark: { type: 'point', filled: true, size: 50, opacity: 1 },
-        encoding: { x, y, color, shape: { field: 'name', type: nominal, title: null, sort: null } },
+        encoding: { x, y, color, shape: { field: 'name', type: nominal, title: null, sort: null, legend } },
       },
       ...(label ? [{ mark: { type: 'text', dx: 12, fontSize: 11 }, encoding: { x, y, text: { field: 'text' } } }] : []),
     ],

@@ -48,7 +48,7 @@ function command(): Command {
     .option('--samples <n>', 'images drawn for each point', positiveInteger, 500)
     .option('--pictures <n>', 'shapes that are trained on', positiveInteger, 10_000)
     .option('--reference <n>', 'held-out shapes that samples are compared with', positiveInteger, 5000)
-    .option('--classifier-steps <n>', "steps of the classifier's training", positiveInteger, 1500)
+    .option('--classifier-steps <n>', "steps of the classifier's training", positiveInteger, 1000)
     .addOption(new Option('--only <axis>', `one of ${names.join(', ')}`).argParser(oneOf(names)))
     .option('--adapter <name>', 'auto, gpu, lavapipe, swiftshader or a part of a name (also EMIGM_ADAPTER)')
     .addHelpText(
