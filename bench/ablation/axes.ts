@@ -100,7 +100,7 @@ export const study: Study = {
     {
       name: 'schedule-weighting',
       title: 'Mask schedule and weighting of the loss in training',
-      paper: 'exp with w(t) = 1 is best; w(t) = 1 is better than the weighting γ′/γ of the likelihood bound.',
+      paper: 'exp with w(t) = 1 is better than linear and cosine, and than the weighting γ′/γ of the likelihood bound.',
       series: ['schedule', 'w(t)'],
       cost: 'nfe',
       figure: 'training',
@@ -166,7 +166,7 @@ export const study: Study = {
     {
       name: 'head-sampler',
       title: "The head's sampler: DPM-Solver or DDPM",
-      paper: 'DPM-Solver needs fewer steps of the head: eMIGM takes 8 (16 steps) or 14 (128), MAR 100 of DDPM.',
+      paper: 'DPM-Solver with few steps of the head: 8 at 16 steps, 14 at 128, where MAR takes 100 of DDPM.',
       series: ['head sampler'],
       cost: 'headEvaluations',
       figure: 'sampling',
