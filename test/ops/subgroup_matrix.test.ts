@@ -45,6 +45,29 @@ describe('matmul by subgroup matrices', () => {
     await check(matmulOp, { m: 17, k: 36, n: 20, ...epilogue, x: 'f16', y: 'f16', stored: 'f16' }, 'subgroup_matrix');
   });
 
+  it('equals the oracle with weights in int8', async () => {
+    // Small tiles: SwiftShader compiles for seconds per kilobyte of workgroup memory.
+    const tile = { MATRIX_M: 2, MATRIX_N: 4, MATRIX_K: 2, LANES: 2, SUB_M: 2, SUB_N: 1, GROUP_M: 1, GROUP_N: 2 };
+    const problem = { m: 7, k: 36, n: 20, bias: true, activation: 'gelu', residual: true, stored: 'int8' };
+    const op: Op = {
+      ...matmulOp,
+      record: (r, { x, w, bias, residual, y }) => {
+        r.call({
+          op: 'matmul',
+          kernel: {
+            file: 'matmul/subgroup_matrix_int8',
+            consts: { ...tile, STEPS: 2 },
+            overrides: { HAS_BIAS: true, ACTIVATION: 1, HAS_RESIDUAL: true },
+          },
+          operands: { x, w, bias, gate: undefined, residual, y },
+          params: { m: 7, k: 36, n: 20, gate_stride: 0, gate_offset: 0 },
+          grid: [3, 2],
+        });
+      },
+    };
+    await check(op, problem, 'subgroup_matrix');
+  });
+
   it('gives the same numbers by every tile', async () => {
     const [rows, inputs, outputs] = [35, 52, 40];
     const source = random();
@@ -84,35 +107,59 @@ describe('matmul by subgroup matrices', () => {
 
 describe('attention by subgroup matrices', () => {
   it('equals the oracle, queries, keys and head dims at odd edges', async () => {
-    const shape = { batch: 1, heads: 2, headDim: 20, queries: 37, keys: 70 };
-    await check(attentionOp, { ...shape, stored: 'f16' }, 'flash_matrix');
+    // The kernel in the smallest tiles that it has: SwiftShader compiles for seconds per kilobyte of workgroup memory.
+    const [heads, headDim, queries, keys] = [2, 12, 21, 37];
+    const width = heads * headDim;
+    const op: Op = {
+      ...attentionOp,
+      record: (r, { q, kv, out }) => {
+        const Elem4 = q.dtype === 'f16' ? { Elem4: 'vec4<f16>' } : {};
+        const matrix = { MATRIX_M: 2, MATRIX_N: 4, MATRIX_K: 2, LANES: 2 };
+        r.call({
+          op: 'attention',
+          kernel: {
+            file: 'attention/flash_matrix',
+            consts: { HEAD_DIM: headDim, QUERIES: 16, KEYS: 16, ...matrix, ...Elem4 },
+          },
+          operands: { q, k: kv, v: kv, out },
+          params: {
+            ...{ batch: 1, heads, q_len: queries, kv_len: keys, scale: 1 / Math.sqrt(headDim) },
+            ...{ q_stride: width, q_offset: 0, kv_stride: 2 * width, k_offset: 0, v_offset: width },
+          },
+          grid: [Math.ceil(queries / 16), heads, 1],
+        });
+      },
+    };
+    await check(op, { batch: 1, heads, headDim, queries, keys, stored: 'f16' }, 'flash_matrix');
   });
 });
 
 describe('matmul by vec4', () => {
-  it('gives a row the same value whichever kernel the number of rows chooses', async () => {
-    const [inputs, outputs] = [136, 960];
-    const source = random();
-    const weight = source.normal(inputs * outputs);
-    const layer = createLinear(device, 'w', [outputs, inputs], weight, undefined, { variant: 'tiled_vec4' });
-    const x = device.tensor([1030, inputs], 'f32', 'x', source.normal(1030 * inputs));
-    const y = [1030, 70, 3].map((rows) => device.tensor([rows, outputs], 'f32', 'y'));
-    const session = new Session(device);
-    const program = session.record('matmul', (r) => {
-      for (const out of y) linear(r, x, layer, { rows: out.shape[0], out });
-    });
-    const specs = program.dispatches.map(({ kernel }) => kernel.spec);
-    expect(specs.map(({ file, consts }) => `${file} ${consts?.ROWS}`)).toEqual([
-      'matmul/tiled_vec4 8',
-      'matmul/tiled_vec4 4',
-      'matmul/few_rows 4',
-    ]);
-    await session.prepare();
-    session.run(program);
-    const [most, many, few] = await Promise.all(y.map((tensor) => device.read(tensor)));
-    expect(many).toEqual(most.subarray(0, many.length));
-    expect(few).toEqual(most.subarray(0, few.length));
-    expect(most.every(Number.isFinite)).toBe(true);
-    session.dispose();
-  });
+  it.each([
+    ['f32', [1030, 70, 3], ['tiled_vec4 8', 'tiled_vec4 4', 'few_rows 4']],
+    ['int8', [70, 3], ['tiled_vec4_int8 4', 'few_rows_int8 4']],
+  ] as const)(
+    'gives a row the same value whichever kernel the number of rows chooses: %s',
+    async (stored, rows, files) => {
+      const [inputs, outputs] = [136, 960];
+      const source = random();
+      const weight = source.normal(inputs * outputs);
+      const form = { variant: 'tiled_vec4', stored } as const;
+      const layer = createLinear(device, 'w', [outputs, inputs], weight, undefined, form);
+      const x = device.tensor([rows[0], inputs], 'f32', 'x', source.normal(rows[0] * inputs));
+      const y = rows.map((count) => device.tensor([count, outputs], 'f32', 'y'));
+      const session = new Session(device);
+      const program = session.record('matmul', (r) => {
+        for (const out of y) linear(r, x, layer, { rows: out.shape[0], out });
+      });
+      const specs = program.dispatches.map(({ kernel }) => kernel.spec);
+      expect(specs.map(({ file, consts }) => `${file} ${consts?.ROWS}`)).toEqual(files.map((file) => `matmul/${file}`));
+      await session.prepare();
+      session.run(program);
+      const [most, ...fewer] = await Promise.all(y.map((tensor) => device.read(tensor)));
+      for (const few of fewer) expect(few).toEqual(most.subarray(0, few.length));
+      expect(most.every(Number.isFinite)).toBe(true);
+      session.dispose();
+    },
+  );
 });

@@ -1,8 +1,9 @@
 /** Memory of a sampling run: what is planned without a driver is what a run takes, and what does not fit is refused well. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { Device, type DeviceOptions } from '../../src/gpu/device.ts';
-import type { ModelConfig } from '../../src/models/config.ts';
+import { type ModelConfig, preset } from '../../src/models/config.ts';
 import { Emigm } from '../../src/models/emigm.ts';
+import type { Stored } from '../../src/ops/matmul_kernels.ts';
 import { CPU_DRIVER, samplingMemory } from '../../src/sampling/memory.ts';
 import { sample } from '../../src/sampling/sample.ts';
 import { toyConfig, toySource } from '../helpers/toy.ts';
@@ -17,21 +18,23 @@ afterEach(() => {
   opened = [];
 });
 
-async function open(options: DeviceOptions = {}, config = toyConfig) {
+async function open(options: DeviceOptions = {}, config = toyConfig, stored?: Stored) {
   const device = await Device.open(options);
   opened.push(device);
-  return { device, model: await Emigm.load(device, config, toySource(config)) };
+  return { device, model: await Emigm.load(device, config, toySource(config), { stored }) };
 }
 
 describe('the plan is what a run takes', () => {
-  const configs: [string, ModelConfig][] = [
-    ['MAE', toyConfig],
-    ['single encoder', { ...toyConfig, mae: false, maskGuidance: false }],
+  const configs: [string, ModelConfig, Stored, number[]][] = [
+    ['MAE', toyConfig, 'f32', [1, 7, 32]],
+    ['single encoder', { ...toyConfig, mae: false, maskGuidance: false }, 'f32', [1, 7, 32]],
+    ['weights in f16', toyConfig, 'f16', [1]],
+    ['weights in int8', toyConfig, 'int8', [1]],
   ];
-  it.each(configs)('%s', async (_, config) => {
-    const { device, model } = await open({}, config);
-    for (const batch of [1, 7, 32]) {
-      const planned = await samplingMemory(config, { batch, settings, stored: 'f32', device });
+  it.each(configs)('%s', async (_, config, stored, batches) => {
+    const { device, model } = await open({}, config, stored);
+    for (const batch of batches) {
+      const planned = await samplingMemory(config, { batch, settings, stored, device });
       expect(planned.weights).toBe(device.allocated);
       device.peak = 0;
       await sample(model, { ...settings, classes: classesOf(batch, config), batch });
@@ -51,7 +54,7 @@ describe('the plan is what a run takes', () => {
   });
 
   it('half as much for weights in f16, more for more images', async () => {
-    const of = (batch: number, stored: 'f32' | 'f16') => samplingMemory(toyConfig, { batch, settings, stored });
+    const of = (batch: number, stored: Stored) => samplingMemory(toyConfig, { batch, settings, stored });
     const [one, eight, half] = [await of(1, 'f32'), await of(8, 'f32'), await of(8, 'f16')];
     // On GPUs layers pass half precision on to each other; what blocks add up stays f32.
     expect(half.activations).toBeLessThan(eight.activations);
@@ -59,6 +62,19 @@ describe('the plan is what a run takes', () => {
     expect(half.weights).toBeLessThan(0.8 * eight.weights); // biases, norms and embeddings stay f32
     expect(eight.activations).toBeGreaterThan(4 * one.activations);
     expect(eight.weights).toBe(one.weights);
+    const quarter = await of(8, 'int8');
+    expect(quarter.weights).toBeLessThan(half.weights);
+    expect(quarter.activations).toBe(half.activations);
+  });
+
+  it('eMIGM-H draws an image in f16 within 4 GB, in int8 within 2 GB', async () => {
+    const config = preset('h-256');
+    const guided = { steps: 16, cfg: 3, cfgInterval: [0, 1] as [number, number] };
+    const of = (stored: Stored) => samplingMemory(config, { batch: 1, stored, settings: guided });
+    const [f16, int8] = [await of('f16'), await of('int8')];
+    expect(f16.total).toBeLessThan(4e9);
+    expect(int8.total).toBeLessThan(2e9);
+    expect(int8.weights / f16.weights).toBeLessThan(0.52);
   });
 });
 
