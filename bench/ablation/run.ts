@@ -44,7 +44,7 @@ function command(): Command {
     )
     .requiredOption('-o, --out <folder>', 'data, classifier, runs and measurements')
     .addOption(new Option('--seeds <list>', 'each training is repeated with').argParser(seedList).default([0, 1, 2]))
-    .option('--images <n>', 'images seen in each training', positiveInteger, 27_200)
+    .option('--images <n>', 'images seen in each training', positiveInteger, 40_960)
     .option('--samples <n>', 'images drawn for each point', positiveInteger, 500)
     .option('--pictures <n>', 'shapes that are trained on', positiveInteger, 10_000)
     .option('--reference <n>', 'held-out shapes that samples are compared with', positiveInteger, 5000)

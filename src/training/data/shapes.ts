@@ -68,7 +68,7 @@ function color(hue: number, saturation: number, value: number): Color {
 
 /**
  * The picture of a number: form `index mod 10`, and of it a random colour (shades of six), size, place and a slight turn,
- * on a light background that fades. Plain enough that a small network learns it in minutes. A function of seed, index
+ * on a light background. Plain enough that a small network learns it in minutes. A function of seed, index
  * and size alone; pictures of other sizes show the same.
  * @throws EmigmError 'input' for a size below 8
  */
@@ -86,13 +86,9 @@ export function drawShape(index: number, size: number, seed: number | bigint): R
   const turn = next(-0.3, 0.3);
   const hue = Math.floor(next(0, HUES.length));
   const form = color(HUES[hue] + next(-0.015, 0.015), next(0.75, 0.95), next(0.65, 0.85));
-  const tint = next(0, 1); // of the background
-  const near = color(tint, 0.04, next(0.85, 1));
-  const far = color(tint, 0.12, next(0.85, 1));
-  const fade = next(0, 2 * Math.PI);
+  const shade = 255 * next(0.92, 1); // of the background
 
   const [cos, sin] = [Math.cos(turn) / radius, Math.sin(turn) / radius];
-  const [fadeX, fadeY] = [Math.cos(fade) / Math.SQRT2, Math.sin(fade) / Math.SQRT2];
   // Pixels whose centres are farther from the form's than its outermost point and half a diagonal lie outside.
   const reach = (radius + Math.SQRT1_2 / size) ** 2;
   const rgb = new Uint8Array(size * size * 3);
@@ -108,10 +104,8 @@ export function drawShape(index: number, size: number, seed: number | bigint): R
         }
       }
       const share = covered / SAMPLES ** 2;
-      const t = 0.5 + (u - 0.5) * fadeX + (v - 0.5) * fadeY;
       for (let c = 0; c < 3; c++) {
-        const background = near[c] + t * (far[c] - near[c]);
-        rgb[3 * (py * size + px) + c] = Math.round(background + share * (form[c] - background));
+        rgb[3 * (py * size + px) + c] = Math.round(shade + share * (form[c] - shade));
       }
     }
   }
