@@ -88,6 +88,34 @@ export async function readMeasurements(path: string): Promise<Line[]> {
   return parseLines(lines, file);
 }
 
+/**
+ * The measurements of several folders or kept results together: seeds may be measured side by side.
+ * @throws EmigmError 'input' when they were not made alike, 'file'
+ */
+export async function mergeMeasurements(paths: readonly string[]): Promise<Line[]> {
+  const [first, ...others] = await Promise.all(paths.map(readMeasurements));
+  const merged = [...first];
+  const known = new Set(first.map(keyOf));
+  // What samples were compared with: the classifier, by its accuracy and its distances of held-out shapes.
+  const alike = (lines: readonly Line[]) =>
+    JSON.stringify([ofKind(lines, 'header')[0]?.options, ofKind(lines, 'judge')[0]]);
+  for (const [i, lines] of others.entries()) {
+    if (alike(lines) !== alike(first)) {
+      throw new EmigmError('input', `${paths[i + 1]} has other options or another classifier than ${paths[0]}`);
+    }
+    merged.push(...lines.filter((line) => !known.has(keyOf(line))));
+    for (const line of lines) known.add(keyOf(line));
+  }
+  return merged;
+}
+
+/** Lines that measure the same have the same. */
+function keyOf(line: Line): string {
+  if (line.kind === 'point') return `point ${line.seed} ${line.id}`;
+  if (line.kind === 'training') return `training ${line.seed} ${line.training}`;
+  return line.kind === 'start' ? `start ${line.date} ${line.command}` : line.kind;
+}
+
 /** The page with its written part renewed. @throws EmigmError 'file' when it has no place for it */
 function withReport(page: string, text: string, path: string): string {
   const [from, to] = [page.indexOf(BEGIN), page.indexOf(END)];
@@ -140,7 +168,7 @@ export async function report(
 async function main(): Promise<number> {
   const command = new Command('npx tsx bench/ablation/report.ts')
     .description('Writes tables, figures and the result of an ablation. May be called while it goes on.')
-    .argument('<measurements>', 'the folder of run.ts, or a JSON file of an earlier report')
+    .argument('<measurements...>', 'folders of run.ts (of other seeds), or JSON files of earlier reports')
     .option('--docs <folder>', 'has ablation.md, and gets images/ablation-*.svg and .png', 'docs')
     .option('--results <folder>', 'gets DATE-ADAPTER-ablation.json')
     .addHelpText(
@@ -151,7 +179,7 @@ async function main(): Promise<number> {
     .exitOverride();
   try {
     command.parse();
-    const files = await report(await readMeasurements(command.args[0]), command.opts<Flags>());
+    const files = await report(await mergeMeasurements(command.args), command.opts<Flags>());
     process.stdout.write(`${files.join('\n')}\n`);
     return 0;
   } catch (error) {

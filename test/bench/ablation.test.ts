@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { BASE_SAMPLING, pointId, type Study, study } from '../../bench/ablation/axes.ts';
 import { type Line, ofKind } from '../../bench/ablation/log.ts';
-import { readMeasurements, report, reportText } from '../../bench/ablation/report.ts';
+import { mergeMeasurements, readMeasurements, report, reportText } from '../../bench/ablation/report.ts';
 import { measuredCases, resultJson, spread } from '../../bench/ablation/result.ts';
 import { ablate } from '../../bench/ablation/run.ts';
 import { type RunOptions, runStudy } from '../../bench/ablation/study.ts';
@@ -156,6 +156,25 @@ it('the whole ablation: trainings exist, their changes are known, and each row i
     .filter((line) => line.startsWith('| '));
   const wanted = study.axes.reduce((sum, { cases }) => sum + cases.length + 2, 0);
   expect(rows).toHaveLength(wanted);
+});
+
+it('seeds that were measured side by side are reported together, when they were made alike', async () => {
+  const lines = await readMeasurements(out);
+  const write = (name: string, changed: readonly Line[]) => {
+    const path = join(folder, name);
+    writeFileSync(path, resultJson(changed));
+    return path;
+  };
+  const seedOne = lines.map((line): Line => ('seed' in line ? { ...line, seed: 1 } : line));
+  const other = write('one.json', seedOne);
+  const merged = await mergeMeasurements([out, other, other]);
+  expect(measuredCases(small.axes[0], merged).map(({ seeds }) => seeds)).toEqual([2, 2]);
+  expect(ofKind(merged, 'judge')).toHaveLength(1);
+  const worse = write(
+    'judge.json',
+    lines.map((line): Line => (line.kind === 'judge' ? { ...line, accuracy: 2 } : line)),
+  );
+  await expect(mergeMeasurements([out, worse])).rejects.toThrow(/judge\.json has other options or another classifier/);
 });
 
 it('the base is compared seed by seed, sampled by its own schedule', () => {
