@@ -41,7 +41,8 @@ const ADAPTERS: Record<string, Partial<Abilities>> = {
 const TILES: Record<string, Problem[]> = {
   matmul: [1, 16, 100, 320, 1024, 8192].flatMap((m): Problem[] => {
     const shape = { m, k: 1024, n: 2048, bias: true };
-    return [shape, { ...shape, x: 'f16', y: 'f16', stored: 'f16' }];
+    const half = { ...shape, x: 'f16', y: 'f16' };
+    return [shape, { ...half, stored: 'f16' }, ...(m === 16 || m === 8192 ? [{ ...half, stored: 'int8' }] : [])];
   }),
   attention: [32, 56, 64, 80, 128].map((headDim) => {
     return { batch: 1, heads: 2, headDim, queries: 320, keys: 320, fused: true, stored: 'f16' };

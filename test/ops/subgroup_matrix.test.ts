@@ -113,13 +113,13 @@ describe('attention by subgroup matrices', () => {
     const op: Op = {
       ...attentionOp,
       record: (r, { q, kv, out }) => {
-        const Elem4 = q.dtype === 'f16' ? { Elem4: 'vec4<f16>' } : {};
+        const Elem4 = q.dtype === 'f16' ? 'vec4<f16>' : 'vec4<f32>';
         const matrix = { MATRIX_M: 2, MATRIX_N: 4, MATRIX_K: 2, LANES: 2 };
         r.call({
           op: 'attention',
           kernel: {
             file: 'attention/flash_matrix',
-            consts: { HEAD_DIM: headDim, QUERIES: 16, KEYS: 16, ...matrix, ...Elem4 },
+            consts: { HEAD_DIM: headDim, QUERIES: 16, KEYS: 16, ...matrix, Elem4 },
           },
           operands: { q, k: kv, v: kv, out },
           params: {
