@@ -41,10 +41,10 @@ afterAll(() => {
 });
 
 const settings = { steps: 6, headSteps: 4, counts: 'expected', cfg: 2, cfgInterval: [0, 1], seed: 5 } as const;
-const classes = [0, 2, 1, 0, undefined];
+const classes = [0, 2, undefined];
 
 async function draw(network: Emigm, request: Partial<SampleRequest>) {
-  const base = { ...settings, cfgInterval: [...settings.cfgInterval] as [number, number], classes, batch: 5 };
+  const base = { ...settings, cfgInterval: [...settings.cfgInterval] as [number, number], classes, batch: 3 };
   const { images, stats } = await sample(network, { ...base, ...request });
   return { latents: images.map(({ latents }) => latents), stats };
 }
@@ -53,14 +53,13 @@ async function draw(network: Emigm, request: Partial<SampleRequest>) {
 const apart = (a: { latents: Float32Array[] }, b: { latents: Float32Array[] }) =>
   Math.max(...a.latents.flatMap((values, i) => Array.from(values, (x, j) => Math.abs(x - b.latents[i][j]))));
 
-describe('neutral values', () => {
-  it.each([{ headStepsLast: 4 }, { shareEarly: 1 }, { reuseEncoder: 1 }])('%j change no byte', async (saving) => {
-    const [exact, same] = [await draw(model, {}), await draw(model, saving)];
-    expect(apart(exact, same)).toBe(0);
-    for (const what of ['nfe', 'headEvaluations', 'dispatches'] as const) {
-      expect(same.stats[what], what).toBe(exact.stats[what]);
-    }
-  });
+it('neutral values change no byte', async () => {
+  const exact = await draw(model, {});
+  const same = await draw(model, { headStepsLast: 4, shareEarly: 1, reuseEncoder: 1 });
+  expect(apart(exact, same)).toBe(0);
+  for (const what of ['nfe', 'headEvaluations', 'dispatches'] as const) {
+    expect(same.stats[what], what).toBe(exact.stats[what]);
+  }
 });
 
 it.each([
@@ -121,7 +120,7 @@ describe('shared evaluations', () => {
     expect(shareEvaluations(plan, 1)).toHaveLength(plan.length);
   });
 
-  it.each([{}, { batch: 3 }, { headSampler: 'ddpm' }, { cfg: 1 }] as Partial<SampleRequest>[])(
+  it.each([{}, { batch: 2 }, { headSampler: 'ddpm' }, { cfg: 1 }] as Partial<SampleRequest>[])(
     'each token keeps its noise: nothing changes where tokens do not see each other, %j',
     async (request) => {
       const exact = await draw(separateDecoder, request);
@@ -147,7 +146,7 @@ describe('a reused encoder', () => {
     expect(text(reusingSteps(guided, 9, false))).toBe('aaarrra');
   });
 
-  it.each([{}, { batch: 2 }, { cfgInterval: [0.1, 0.6] }, { cfg: 1 }] as Partial<SampleRequest>[])(
+  it.each([{ batch: 2 }, { cfgInterval: [0.1, 0.6] }, { cfg: 1 }] as Partial<SampleRequest>[])(
     'is exact where tokens do not see each other in it, %j',
     async (request) => {
       const exact = await draw(separateEncoder, request);
