@@ -100,7 +100,7 @@ export const study: Study = {
     {
       name: 'schedule-weighting',
       title: 'Mask schedule and weighting of the loss in training',
-      paper: 'exp with w(t) = 1 is better than linear and cosine, and than the weighting γ′/γ of the likelihood bound.',
+      paper: 'exp is better than linear and cosine; w(t) = 1, not the γ′/γ of the likelihood bound, is adopted.',
       series: ['schedule', 'w(t)'],
       cost: 'nfe',
       figure: 'training',
@@ -140,7 +140,7 @@ export const study: Study = {
     {
       name: 'guidance-input',
       title: 'Unconditional input of guidance',
-      paper: 'the mask token as unconditional input ("CFG with mask") is better than a learned fake class.',
+      paper: 'the mask token as unconditional input ("CFG with mask") is adopted in place of a learned fake class.',
       series: ['unconditional'],
       cost: 'cfg',
       figure: 'training',
