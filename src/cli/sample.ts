@@ -25,6 +25,7 @@ import { parseClasses, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress, duration } from './progress.ts';
 import { type Decoding, describe, fileName, type Job, type SampleFlags, withPictures } from './sample_files.ts';
 import { checkShard, drawShard } from './sample_shard.ts';
+import { StartClock, startText } from './sample_start.ts';
 import { addSettingsFlags, askedSettings } from './settings_flags.ts';
 import { addShardFlag, shardOf } from './shard_flags.ts';
 import { addVaeFlags, openVae } from './vae_flags.ts';
@@ -115,6 +116,7 @@ function ownJobs({ jobs }: Plan, shard: Shard | undefined): Job[] {
 
 async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
   const began = performance.now();
+  const start = new StartClock();
   const shard = shardOf(flags);
   if (shard) checkShard(flags);
   makeFolder(flags.out);
@@ -124,7 +126,9 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
     const first = ownJobs(plan, shard).slice(0, flags.batch);
     if (first.length === 0) return;
     const [classes, indices] = [first.map(({ classNumber }) => classNumber), first.map(({ number }) => number)];
-    precompile(early.network, plan.settings, classes, indices);
+    const { network } = early;
+    const { settings } = plan;
+    start.recording(() => precompile(network, settings, classes, indices));
   });
   let vae: Decoding | undefined;
   try {
@@ -134,8 +138,9 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       vae = { tokenizer: await openVae(flags, model.device, io), file: flags.vae, seconds: 0 };
       checkTokenizer(config, vae.tokenizer, flags.vae);
     }
+    start.loaded(model.device.secondsToOpen);
     const name = (number: number) => info.classNames?.[number] ?? String(number);
-    if (shard) return await drawShard({ flags, model, vae, settings, jobs, name, shard }, io);
+    if (shard) return await drawShard({ flags, model, vae, settings, jobs, name, shard, start }, io);
     if (!flags.quiet) io.out(`axes: ${listAxes(axesOfRun(modelAxes(config, info), settings))}`);
     const stats = emptyStats();
     const frames: RgbImage[][] = [];
@@ -174,6 +179,7 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
           drawn.push({ ...job, image });
           if (image.image && !flags.sheetOnly)
             await writePng(join(flags.out, fileName(name(job.classNumber), job.number)), image.image);
+          start.image(stats.seconds.prepare);
         }
       }
     } finally {
@@ -188,7 +194,11 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
           ]);
     const sidecar = join(flags.out, 'sample.json');
     await writeAtomically(sidecar, (put) =>
-      put(Buffer.from(`${JSON.stringify(describe(flags, model, settings, stats, drawn, name, vae), null, 2)}\n`)),
+      put(
+        Buffer.from(
+          `${JSON.stringify(describe(flags, model, settings, stats, drawn, name, vae, start.first), null, 2)}\n`,
+        ),
+      ),
     );
     if (flags.quiet) return;
     const each = (stats.seconds.total + (vae?.seconds ?? 0)) / stats.images;
@@ -197,6 +207,7 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
       `${model.device.name}: NFE ${stats.nfe}, ${each.toFixed(3)} s an image at batch ${Math.min(flags.batch, jobs.length)}, ` +
         `${duration((performance.now() - began) / 1000)} in all`,
     );
+    if (start.first) io.out(startText(start.first));
   } finally {
     vae?.tokenizer.dispose();
     model.dispose();

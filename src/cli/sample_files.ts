@@ -8,6 +8,7 @@ import type { SampleStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import type { Io } from './io.ts';
 import type { DrawingModel, OpenFlags } from './open.ts';
+import type { FirstImage } from './sample_start.ts';
 import type { SettingsFlags } from './settings_flags.ts';
 import type { ShardFlags } from './shard_flags.ts';
 import type { VaeFlags } from './vae_flags.ts';
@@ -75,6 +76,7 @@ export function describe(
   drawn: readonly Job[],
   name: (number: number) => string,
   vae: Decoding | undefined,
+  firstImage: FirstImage | undefined,
 ): Record<string, unknown> {
   const { device, info, config } = model;
   const { parts } = stats.seconds;
@@ -109,6 +111,7 @@ export function describe(
         timed > 0 || vae
           ? { ...parts, rest: stats.seconds.total - timed + (parts.rest ?? 0), decode: vae?.seconds }
           : undefined,
+      firstImage,
     },
     images: drawn.map(({ classNumber, number }) => ({
       file: flags.sheetOnly ? undefined : fileName(name(classNumber), number),

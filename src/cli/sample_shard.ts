@@ -12,6 +12,7 @@ import { type Shard, shardName, shardRange } from '../sampling/shards.ts';
 import type { Io } from './io.ts';
 import type { DrawingModel } from './open.ts';
 import { createProgress, duration } from './progress.ts';
+import { type StartClock, startText } from './sample_start.ts';
 import { type Decoding, describe, fileName, type Job, type SampleFlags, withPictures } from './sample_files.ts';
 
 /** `shard-003-of-008.json`: what a shard draws, and whether it has. */
@@ -44,6 +45,7 @@ interface ShardRun {
   jobs: readonly Job[];
   name: (classNumber: number) => string;
   shard: Shard;
+  start: StartClock;
 }
 
 /**
@@ -51,7 +53,10 @@ interface ShardRun {
  * killed run has made is not made again.
  * @throws EmigmError 'input' when the folder holds a shard of another run; as drawing does
  */
-export async function drawShard({ flags, model, vae, settings, jobs, name, shard }: ShardRun, io: Io): Promise<void> {
+export async function drawShard(
+  { flags, model, vae, settings, jobs, name, shard, start }: ShardRun,
+  io: Io,
+): Promise<void> {
   const began = performance.now();
   const { config, info } = model;
   const { out, quiet } = flags;
@@ -79,7 +84,7 @@ export async function drawShard({ flags, model, vae, settings, jobs, name, shard
   const left = before ? own.filter((job) => !isThere(job)) : own;
   const stats = emptyStats();
   const note = (isDone: boolean) => {
-    const { images, ...about } = describe(flags, model, settings, stats, own, name, vae);
+    const { images, ...about } = describe(flags, model, settings, stats, own, name, vae, start.first);
     const listed = (images as ShardSidecar['images']).map((image) =>
       pictures ? image : { ...image, file: undefined },
     );
@@ -102,6 +107,7 @@ export async function drawShard({ flags, model, vae, settings, jobs, name, shard
       for await (const { image, latents: drawn } of withPictures(batch, model, vae, io)) {
         if (image) await writePng(file(left[done]), image);
         else kept.push(drawn);
+        start.image(stats.seconds.prepare);
         progress.update(++done, `${done} of ${left.length} images`);
       }
     }
@@ -114,6 +120,7 @@ export async function drawShard({ flags, model, vae, settings, jobs, name, shard
   const there = own.length - left.length;
   const images = `${left.length} images${there > 0 ? `, ${there} were there` : ''}`;
   io.out(`shard ${shard.index} of ${shard.count}: ${images}; ${duration((performance.now() - began) / 1000)}`);
+  if (start.first) io.out(startText(start.first));
   io.err(`when all shards are done: emigm merge ${out}`);
 }
 

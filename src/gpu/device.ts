@@ -86,6 +86,8 @@ export class Device {
   /** Bytes held now and the most that were held. */
   allocated = 0;
   peak = 0;
+  /** Seconds that opening took: the driver, Dawn, the adapter, the device. */
+  secondsToOpen = 0;
   private readonly opened: OpenedAdapter;
   private readonly dummies: Tensor[] = [];
   private failure: EmigmError | undefined;
@@ -146,6 +148,7 @@ export class Device {
   }
 
   private static async openAs(options: DeviceOptions, planned?: Partial<Abilities>): Promise<Device> {
+    const began = performance.now();
     const opened = await openAdapter(options.adapter);
     const { adapter } = opened;
     const requiredLimits: Record<string, number> = {};
@@ -164,7 +167,9 @@ export class Device {
     }
     const requiredFeatures = WANTED.filter((name) => adapter.features.has(name as GPUFeatureName)) as GPUFeatureName[];
     const handle = await adapter.requestDevice({ requiredLimits, requiredFeatures });
-    return new Device(opened, handle, options, planned);
+    const device = new Device(opened, handle, options, planned);
+    device.secondsToOpen = (performance.now() - began) / 1000;
+    return device;
   }
 
   get adapter(): GPUAdapter {

@@ -44,6 +44,12 @@ describe('draws', () => {
     expect(sidecar.nfe).toBeGreaterThanOrEqual(3);
     for (const part of ['encoder', 'decoder', 'head', 'rest']) expect(sidecar.seconds.parts[part]).toBeGreaterThan(0);
     expect(sidecar.adapter).toBeTruthy();
+    const { total, ...parts } = sidecar.seconds.firstImage as Record<string, number>;
+    expect(Object.keys(parts)).toEqual(['modules', 'device', 'weights', 'kernels', 'drawing']);
+    for (const seconds of Object.values(parts)) expect(seconds).toBeGreaterThan(0);
+    expect(Object.values(parts).reduce((a, b) => a + b)).toBeCloseTo(total, 9);
+    expect(total).toBeLessThan(performance.now() / 1000);
+    expect(result.out.split('\n').at(-1)).toContain(`first image ${total.toFixed(2)} s after the start (modules `);
     // The same image, asked for alone and in another batch.
     const again = await draw('-c', '1', '-n', '1', '--first-index', '1', '--seed', '7', '-b', '1', '-o', out('b'));
     expect(again.code, again.err).toBe(0);
