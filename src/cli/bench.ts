@@ -20,6 +20,7 @@ import { registerBenchKernels } from './bench_kernels.ts';
 import { checkQuality, measureQuality, type QualityFlags } from './bench_quality.ts';
 import { addKernel } from './device_flags.ts';
 import type { Io } from './io.ts';
+import { addExtractorFlags } from './extractor_flags.ts';
 import { makeFolder, shippedModel } from './open.ts';
 import { finiteNumber, interval, oneOf, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress } from './progress.ts';
@@ -72,7 +73,7 @@ export function registerBench(program: Command, io: Io): void {
       'after',
       '\nExamples:\n  emigm bench nfe --model b-256 --steps 4,8,16 --batch 1,8 --out nfe\n  emigm bench kernels --op matmul',
     );
-  bench
+  const nfe = bench
     .command('nfe')
     .summary('latency against the number of function evaluations')
     .description(
@@ -136,7 +137,6 @@ export function registerBench(program: Command, io: Io): void {
       '--reference <file>',
       'statistics that --quality compares with (.npz of emigm eval fid --out); else the score alone',
     )
-    .option('--inception <file>', "Inception's weights, for --quality (also EMIGM_INCEPTION)")
     .option('-o, --out <folder>', 'where the report goes', 'nfe')
     .option('-q, --quiet', 'print nothing but errors')
     .addHelpText(
@@ -144,9 +144,11 @@ export function registerBench(program: Command, io: Io): void {
       '\nExamples:\n' +
         '  emigm bench nfe --steps 4,8,16 --batch 1,8\n' +
         '  emigm bench nfe --model xs-256,b-256 --preset emigm,mar --steps 8,16 --stored f32,f16\n' +
-        '  emigm bench nfe --model b-256 --cfg-interval 0,1 --cfg-interval 0.1,0.3 --kernel default --kernel matmul=reference',
+        '  emigm bench nfe --model b-256 --cfg-interval 0,1 --cfg-interval 0.1,0.3 --kernel default --kernel matmul=reference\n' +
+        '  emigm bench nfe --quality 1000 --extractor clothing32 --reference clothing-test.npz',
     )
     .action((flags: NfeFlags) => benchNfe(flags, io));
+  addExtractorFlags(nfe);
   registerBenchKernels(bench, io);
 }
 

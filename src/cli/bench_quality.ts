@@ -2,8 +2,8 @@
 import { statSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { EmigmError } from '../errors.ts';
-import { figures, statisticsOf } from '../evaluation/figures.ts';
-import { InceptionExtractor } from '../evaluation/inception_extractor.ts';
+import { fullName, INCEPTION_NAME } from '../evaluation/extractor.ts';
+import { checkExtractor, figures, statisticsOf } from '../evaluation/figures.ts';
 import { extractorFacts, type ShardAbout } from '../evaluation/shard_file.ts';
 import { readStatistics } from '../evaluation/statistics_file.ts';
 import { crc32 } from '../formats/crc32.ts';
@@ -11,16 +11,14 @@ import { type Point, pointId } from '../measurement/point.ts';
 import type { Line, Quality } from '../measurement/schema.ts';
 import { settingsOf, type Workbench } from '../measurement/workbench.ts';
 import { presets } from '../models/config.ts';
-import { loadInception } from '../models/inception/inception.ts';
 import { collectGenerated } from './eval_generate.ts';
-import { findWeights } from './eval_report.ts';
+import { chooseExtractor, type ExtractorFlags } from './extractor_flags.ts';
 import type { Io } from './io.ts';
 import { makeFolder } from './open.ts';
 
-export interface QualityFlags {
+export interface QualityFlags extends ExtractorFlags {
   quality?: number;
   reference?: string;
-  inception?: string;
   seed: number;
   vae?: string;
   out: string;
@@ -39,8 +37,8 @@ export async function checkQuality(points: readonly Point[], flags: QualityFlags
   if (!flags.reference && flags.quality! < SPLITS) {
     throw new EmigmError('input', `--quality without --reference needs ${SPLITS} images or more, for the score`);
   }
-  if (flags.reference) await readStatistics(flags.reference);
-  await findWeights(flags.inception);
+  const { source } = await chooseExtractor(flags);
+  if (flags.reference) checkExtractor(source, await readStatistics(flags.reference));
 }
 
 /**
@@ -57,13 +55,18 @@ export async function measureQuality(
   io: Io,
 ): Promise<void> {
   const images = flags.quality!;
-  const weights = await findWeights(flags.inception);
+  const chosen = await chooseExtractor(flags);
+  const { weights, source } = chosen;
+  const features = fullName(source);
   const reference = flags.reference === undefined ? undefined : await readStatistics(flags.reference);
   const against = flags.reference === undefined ? '' : basename(flags.reference);
   const isKnown = (id: string) =>
     lines.some((line) => {
       if (line.kind !== 'quality' || line.id !== id) return false;
-      return line.quality.every((one) => one.images === images && one.reference === against);
+      return line.quality.every(
+        ({ extractor = INCEPTION_NAME, ...one }) =>
+          one.images === images && one.reference === against && extractor === features,
+      );
     });
   const groups = new Map<string, Point[]>();
   for (const point of points) {
@@ -77,7 +80,7 @@ export async function measureQuality(
     const [point] = group;
     const model = await bench.model(point);
     const { device, config, info, tokenizer } = model;
-    const extractor = new InceptionExtractor(await loadInception(device, weights.path));
+    const extractor = await chosen.load(device);
     try {
       const settings = settingsOf(point, info, flags.seed);
       const run = {
@@ -91,12 +94,12 @@ export async function measureQuality(
         ...{ version: 1, extractor: extractorFacts(extractor), weights: weights.hash, run: JSON.stringify(run) },
         ...{ images, first: 0, end: images },
       };
-      const name = crc32(new TextEncoder().encode(`${key} ${images}`))
+      const name = crc32(new TextEncoder().encode([key, images, ...(source.isInception ? [] : [features])].join(' ')))
         .toString(16)
         .padStart(8, '0');
       const options = {
         ...{ settings, tokenizer, file: join(sums, `${name}.npz`), saveEvery: SAVE_EVERY, quiet: flags.quiet },
-        batch: device.isCpu ? 4 : 32,
+        batch: chosen.batch(device),
         drawBatch: Math.max(...group.map(({ batch }) => batch)),
         label: `quality of ${key}`,
       };
@@ -107,6 +110,7 @@ export async function measureQuality(
         value: figure.value,
         images,
         reference: against,
+        extractor: features,
       }));
       for (const one of group) add({ kind: 'quality', id: pointId(one), quality });
     } finally {

@@ -19,16 +19,20 @@ export const shippedClassifier = () => join(packageFolder(), 'weights', 'clothin
 /** Images at once. */
 export const CLASSIFIER_BATCH = 64;
 
+/** `classifier clothing32-classifier`: what figures by a file are called by. */
+export const classifierName = (path: string): string => `classifier ${basename(path).replace(/\.safetensors$/, '')}`;
+
 /** @throws EmigmError as `Classifier.open` does */
 export async function openExtractor(
   device: Device,
   path: string,
+  digest?: string,
 ): Promise<{ extractor: ClassifierExtractor; info: ClassifierInfo }> {
   if (!existsSync(path)) {
     throw new EmigmError('file', `${path}: no such file; emigm train-classifier makes classifiers`);
   }
   const { classifier, info } = await Classifier.open(device, path);
-  return { extractor: new ClassifierExtractor(classifier, basename(path).replace(/\.safetensors$/, '')), info };
+  return { extractor: new ClassifierExtractor(classifier, classifierName(path), digest), info };
 }
 
 /** What a classifier takes each picture for. */

@@ -4,18 +4,17 @@ import { Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { collect, type ImageSet } from '../evaluation/collect.ts';
 import { deviceProducts } from '../evaluation/device_products.ts';
-import type { FeatureExtractor } from '../evaluation/extractor.ts';
+import type { FeatureExtractor, FeatureSource } from '../evaluation/extractor.ts';
 import { checkExtractor, type Figure, figures, type Reference, statisticsOf } from '../evaluation/figures.ts';
-import { InceptionExtractor } from '../evaluation/inception_extractor.ts';
-import { readStatistics, writeStatistics } from '../evaluation/statistics_file.ts';
+import { readStatistics, type StatisticsFile, writeStatistics } from '../evaluation/statistics_file.ts';
 import { readImages } from '../formats/images.ts';
 import { listPictures } from '../formats/picture_list.ts';
 import { Device } from '../gpu/device.ts';
-import { loadInception } from '../models/inception/inception.ts';
 import type { Shard } from '../sampling/shards.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
 import { checkGenerate, type Generated, type GenerateFlags, generateSet } from './eval_generate.ts';
-import { findWeights, NEIGHBOURS, report, WEIGHTS_URL } from './eval_report.ts';
+import { NEIGHBOURS, report } from './eval_report.ts';
+import { addExtractorFlags, chooseExtractor, type ExtractorFlags, WEIGHTS_URL } from './extractor_flags.ts';
 import type { Io } from './io.ts';
 import { addModelFlags } from './model_flags.ts';
 import { shippedModel } from './open.ts';
@@ -25,10 +24,9 @@ import { addSettingsFlags } from './settings_flags.ts';
 import { addShardFlag, type ShardFlags, shardOf } from './shard_flags.ts';
 import { addVaeFlags } from './vae_flags.ts';
 
-export interface FidFlags extends DeviceFlags, GenerateFlags, ShardFlags {
+export interface FidFlags extends DeviceFlags, GenerateFlags, ShardFlags, ExtractorFlags {
   images?: string;
   reference?: string;
-  inception?: string;
   out?: string;
   batch?: number;
   splits: number;
@@ -50,15 +48,25 @@ export function registerEval(program: Command, io: Io): void {
     .command('fid')
     .summary('FID, Inception Score, sFID, precision and recall')
     .description(
-      'Computes FID and Inception Score as torch-fidelity defines them, and sFID, precision and recall (k = 3) as ADM\n' +
-        'does. Images are taken as they are; bring references to their size beforehand.',
+      'Computes FID and Inception Score as torch-fidelity defines them, and sFID, precision and recall (k = 3) as ADM does. ' +
+        'Images are taken as they are; bring references to their size beforehand.\n' +
+        'With --extractor the features of a classifier take the place of those of Inception, for small data. Figures are ' +
+        'named after it. It sees images resized and centre-cropped to its size, as in its training.',
     )
     .option('-i, --images <folder>', 'images to measure; folders in it are looked into')
     .option('-g, --generate <n>', 'draw so many images instead, of all classes equally many', positiveInteger)
-    .option('-r, --reference <path>', 'what to compare with: statistics (.npz with mu and sigma) or a folder of images')
-    .option('--inception <file>', "Inception's weights (also EMIGM_INCEPTION)")
+    .option(
+      '-r, --reference <path>',
+      'what to compare with: statistics (.npz with mu and sigma) or a folder of images',
+    );
+  addExtractorFlags(fid);
+  fid
     .option('-o, --out <file>', "write the images' statistics as .npz, to be a reference later")
-    .option('-b, --batch <n>', 'images at once (default: 32 on GPUs, 4 on CPU drivers)', positiveInteger)
+    .option(
+      '-b, --batch <n>',
+      'images at once (default: 32 on GPUs, 4 on CPU drivers; 64 through a classifier)',
+      positiveInteger,
+    )
     .option('--splits <n>', 'splits of the Inception Score', positiveInteger, 10)
     .addOption(
       new Option('--order <name>', 'images of the splits: shuffled as torch-fidelity does, or given')
@@ -77,7 +85,8 @@ export function registerEval(program: Command, io: Io): void {
         '  emigm eval fid --images out --reference stats.npz --inception weights-inception-2015-12-05-6726825d.pth\n' +
         '  emigm eval fid --images imagenet256 --out imagenet256.npz --sfid\n' +
         '  emigm eval fid --images out --reference val256 --precision-recall --json\n' +
-        '  emigm eval fid --generate 50000 --model b-256.safetensors --vae kl16.ckpt --reference imagenet256.npz',
+        '  emigm eval fid --generate 50000 --model b-256.safetensors --vae kl16.ckpt --reference imagenet256.npz\n' +
+        '  emigm eval fid --generate 200 --extractor clothing32 --reference clothing/test',
     )
     .action((flags: FidFlags) => {
       if ((flags.images === undefined) === (flags.generate === undefined)) {
@@ -125,13 +134,15 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
   const shard = flags.generate === undefined ? undefined : shardOf(flags);
   if (flags.generate !== undefined) checkGenerate(flags, shard);
   const paths = flags.images === undefined ? [] : await listPictures(flags.images);
-  const weights = await findWeights(flags.inception);
+  const chosen = await chooseExtractor(flags);
+  const { weights } = chosen;
+  const statistics = await referenceStatistics(chosen.source, flags);
   const began = performance.now();
   const device = await Device.open(deviceOptions(flags));
   try {
-    const extractor = new InceptionExtractor(await loadInception(device, weights.path), { spatial: flags.sfid });
+    const extractor = await chosen.load(device);
     try {
-      const batch = flags.batch ?? (device.isCpu ? 4 : 32);
+      const batch = flags.batch ?? chosen.batch(device);
       const generated =
         flags.generate === undefined
           ? undefined
@@ -140,7 +151,13 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
       const set = generated?.set ?? (await features(extractor, paths, 'images', batch, flags, io));
       const sample = statisticsOf(extractor, set);
       if (flags.out) await writeStatistics(flags.out, sample);
-      const reference = flags.reference ? await readReference(extractor, flags.reference, batch, flags, io) : undefined;
+      const reference =
+        flags.reference && !statistics
+          ? statisticsOf(
+              extractor,
+              await features(extractor, await listPictures(flags.reference), 'reference', batch, flags, io),
+            )
+          : statistics;
       const found = await measure(extractor, set, sample, reference, device, flags, io);
       report(flags, io, {
         extractor,
@@ -192,22 +209,18 @@ async function features(
   }
 }
 
-async function readReference(
-  extractor: FeatureExtractor,
-  path: string,
-  batch: number,
-  flags: FidFlags,
-  io: Io,
-): Promise<Reference> {
-  if (isFolder(path)) {
-    return statisticsOf(extractor, await features(extractor, await listPictures(path), 'reference', batch, flags, io));
+/** The statistics that are given as a file: read before anything is computed. */
+async function referenceStatistics(
+  source: FeatureSource,
+  { reference, sfid }: FidFlags,
+): Promise<StatisticsFile | undefined> {
+  if (reference === undefined || isFolder(reference)) return undefined;
+  const statistics = await readStatistics(reference);
+  checkExtractor(source, statistics);
+  if (sfid && !statistics.spatial) {
+    throw new EmigmError('input', `${reference}: has no mu_s and sigma_s for sFID; leave --sfid out or give images`);
   }
-  const reference = await readStatistics(path);
-  checkExtractor(extractor, reference);
-  if (flags.sfid && !reference.spatial) {
-    throw new EmigmError('input', `${path}: has no mu_s and sigma_s for sFID; leave --sfid out or give images`);
-  }
-  return reference;
+  return statistics;
 }
 
 async function measure(

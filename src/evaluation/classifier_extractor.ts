@@ -17,6 +17,7 @@ interface Prepared {
 
 export class ClassifierExtractor implements FeatureExtractor {
   readonly name: string;
+  readonly digest: string | undefined;
   readonly isInception = false;
   readonly dimensions: number;
   readonly classes: number;
@@ -29,17 +30,19 @@ export class ClassifierExtractor implements FeatureExtractor {
   /**
    * Takes the network over: `dispose` frees it.
    * @param name what figures are called by: it should tell this classifier from others
+   * @param digest first digits of the SHA-256 of its weights, for files that others compare with
    */
-  constructor(network: Classifier, name: string) {
+  constructor(network: Classifier, name: string, digest?: string) {
     this.network = network;
     this.name = name;
+    this.digest = digest;
     this.dimensions = network.config.width;
     this.classes = network.config.classes;
     this.range = network.featureRange;
     this.session = new Session(network.device);
   }
 
-  /** Images of other sizes are centre-cropped to the network's, as photographs for training are. */
+  /** Images of other sizes are resized and centre-cropped to the network's, as photographs for training are. */
   async extract(images: readonly RgbImage[]): Promise<Features> {
     const { imageSize } = this.network.config;
     const { device } = this.network;

@@ -14,9 +14,14 @@ export interface Features {
   readonly spatial?: Float32Array;
 }
 
+/** What the published figures are computed from. */
+export const INCEPTION_NAME = 'Inception-v3 (2015-12-05)';
+
 export interface FeatureExtractor {
-  /** `Inception-v3 (2015-12-05)`. */
+  /** `Inception-v3 (2015-12-05)`, `classifier clothing32-classifier`. */
   readonly name: string;
+  /** First digits of the SHA-256 of the weights, where the name alone does not say which. */
+  readonly digest?: string;
   /** It is the network that FID, sFID and Inception Score are defined by, so that figures may bear these names. */
   readonly isInception: boolean;
   readonly dimensions: number;
@@ -32,16 +37,23 @@ export interface FeatureExtractor {
 /** What an extractor is called, and how large its features are. */
 export type ExtractorFacts = Omit<FeatureExtractor, 'extract' | 'dispose'>;
 
-/** What figures of this network may be called. */
-export function figureNames({ name, isInception }: Pick<ExtractorFacts, 'name' | 'isInception'>) {
+/** What is known of a network before it is loaded. */
+export type FeatureSource = Pick<ExtractorFacts, 'name' | 'digest' | 'isInception' | 'dimensions'>;
+
+/** The name by which files of statistics tell one network from another. */
+export const fullName = ({ name, digest }: Pick<ExtractorFacts, 'name' | 'digest'>): string =>
+  digest === undefined ? name : `${name} (SHA-256 ${digest})`;
+
+/** What figures of this network may be called: FID and Inception Score are Inception's. */
+export function figureNames({ name, isInception, dimensions, spatialDimensions }: Omit<ExtractorFacts, 'range'>) {
   if (isInception) {
     return { distance: 'FID', spatial: 'sFID', score: 'Inception Score', precision: 'precision', recall: 'recall' };
   }
   return {
-    distance: `Fréchet distance of ${name} features`,
-    spatial: `Fréchet distance of spatial ${name} features`,
-    score: `exp KL score of ${name}`,
-    precision: `precision in ${name} features`,
-    recall: `recall in ${name} features`,
+    distance: `Fréchet distance (${name}, ${dimensions} features)`,
+    spatial: `Fréchet distance (${name}, ${spatialDimensions} spatial features)`,
+    score: `class score exp KL (${name})`,
+    precision: `precision (${name})`,
+    recall: `recall (${name})`,
   };
 }

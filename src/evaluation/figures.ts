@@ -1,7 +1,7 @@
 /** All figures of a set of images, by the names that their features allow. */
 import { EmigmError } from '../errors.ts';
 import type { ImageSet } from './collect.ts';
-import { type ExtractorFacts, figureNames } from './extractor.ts';
+import { type ExtractorFacts, type FeatureSource, figureNames, fullName } from './extractor.ts';
 import { frechetDistance } from './frechet.ts';
 import { inceptionScore, type InceptionScoreOptions } from './inception_score.ts';
 import type { Statistics } from './moments.ts';
@@ -32,7 +32,7 @@ export function statisticsOf(extractor: ExtractorFacts, set: ImageSet): Referenc
   return {
     statistics: set.moments.statistics(),
     spatial: set.spatial?.statistics(),
-    extractor: extractor.name,
+    extractor: fullName(extractor),
     features: set.features,
   };
 }
@@ -75,14 +75,20 @@ export async function figures(
   return found;
 }
 
-/** @throws EmigmError 'input' when the statistics say that they are of other features */
-export function checkExtractor({ name, dimensions }: ExtractorFacts, reference: Reference): void {
-  const { extractor, statistics } = reference;
+/**
+ * Statistics that do not say what they are of are taken for Inception's, as published ones are.
+ * @throws EmigmError 'input' when they are of other features
+ */
+export function checkExtractor(source: FeatureSource, { extractor, statistics }: StatisticsFile): void {
+  const name = fullName(source);
   if (extractor !== undefined && extractor !== name) {
     throw new EmigmError('input', `the reference statistics are of ${extractor}, the images' of ${name}`);
   }
-  if (statistics.mean.length !== dimensions) {
-    const what = `the reference statistics are of ${statistics.mean.length} features, ${name} has ${dimensions}`;
+  if (statistics.mean.length !== source.dimensions) {
+    const what = `the reference statistics are of ${statistics.mean.length} features, ${name} has ${source.dimensions}`;
     throw new EmigmError('input', what);
+  }
+  if (extractor === undefined && !source.isInception) {
+    throw new EmigmError('input', `the reference statistics do not say that they are of ${name}; give images instead`);
   }
 }

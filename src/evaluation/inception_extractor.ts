@@ -6,7 +6,7 @@ import { Session } from '../gpu/session.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { FEATURE_SIZES, type Inception, type InceptionFeature } from '../models/inception/inception.ts';
 import { imageWords } from '../ops/resize.ts';
-import type { FeatureExtractor, Features } from './extractor.ts';
+import { type FeatureExtractor, type Features, INCEPTION_NAME } from './extractor.ts';
 
 /** Programs kept: folders of photographs may have a size a picture. */
 const MOST_PROGRAMS = 8;
@@ -18,7 +18,7 @@ interface Prepared {
 }
 
 export class InceptionExtractor implements FeatureExtractor {
-  readonly name = 'Inception-v3 (2015-12-05)';
+  readonly name = INCEPTION_NAME;
   readonly isInception = true;
   readonly dimensions = FEATURE_SIZES['2048'];
   readonly classes = FEATURE_SIZES.logits_unbiased;

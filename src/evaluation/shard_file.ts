@@ -30,8 +30,8 @@ export interface ShardSums {
 }
 
 export const extractorFacts = (extractor: ExtractorFacts): ExtractorFacts => {
-  const { name, isInception, dimensions, classes, spatialDimensions, range } = extractor;
-  return { name, isInception, dimensions, classes, spatialDimensions, range };
+  const { name, digest, isInception, dimensions, classes, spatialDimensions, range } = extractor;
+  return { name, digest, isInception, dimensions, classes, spatialDimensions, range };
 };
 
 /** A set of no images. */

@@ -12,7 +12,7 @@ export interface StatisticsFile {
   readonly statistics: Statistics;
   /** Of the spatial features, for sFID. */
   readonly spatial?: Statistics;
-  /** Name of the feature extractor; undefined in files of others. */
+  /** Which network's features, as `fullName` tells it; undefined in files of others. */
   readonly extractor?: string;
 }
 

@@ -163,13 +163,17 @@ function byPart(rows: readonly Named[]): FigureSpec | undefined {
 }
 
 function quality(rows: readonly Named[]): FigureSpec | undefined {
+  // One figure: values of different names are no series.
+  const first = rows.flatMap(({ row }) => row.quality ?? []).at(0);
+  if (!first) return undefined;
+  const { name, images } = first;
   const values = rows.flatMap(({ row, series }) =>
-    (row.quality ?? []).slice(0, 1).map(({ name, value, images }) => {
-      return { name, value, images, seconds: row.seconds.anImage.median, series, steps: String(row.settings.steps) };
-    }),
+    (row.quality ?? [])
+      .filter((one) => one.name === name)
+      .map(({ value }) => {
+        return { value, seconds: row.seconds.anImage.median, series, steps: String(row.settings.steps) };
+      }),
   );
-  if (values.length === 0) return undefined;
-  const [{ name, images }] = values;
   const x = { field: 'seconds', type: quantitative, title: 'seconds an image', scale: { zero: true } };
   const y = { field: 'value', type: quantitative, title: name, scale: { zero: false } };
   const color = { field: 'series', type: nominal, title: null, sort: null };

@@ -42,9 +42,9 @@ function rowOf(id: string, lines: readonly Line[], { peak }: Header, repeats: nu
   );
   // The tokenizer's work is not counted, so its time is not either.
   const drawing = batch.median - (parts.decode ?? 0);
-  // The newest, where it was measured again with other images.
-  const quality =
-    lines.flatMap((line) => (line.kind === 'quality' && line.id === id ? [line.quality] : [])).at(-1) ?? [];
+  // By name, as there may be figures by several networks; the newest, where it was measured again with other images.
+  const named = lines.flatMap((line) => (line.kind === 'quality' && line.id === id ? line.quality : []));
+  const quality = [...new Map(named.map((one) => [one.name, one])).values()];
   return {
     ...facts,
     id,

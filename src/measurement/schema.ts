@@ -61,7 +61,14 @@ const pointFacts = z.object({
   memory: z.object({ weights: count, activations: count }),
 });
 
-const quality = z.object({ name: z.string(), value: z.number(), images: count, reference: z.string() });
+const quality = z.object({
+  name: z.string(),
+  value: z.number(),
+  images: count,
+  reference: z.string(),
+  /** Which network's features; missing in reports of versions that knew Inception alone. */
+  extractor: z.string().optional(),
+});
 
 const row = pointFacts.extend({
   id: z.string(),

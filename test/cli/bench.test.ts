@@ -102,6 +102,14 @@ describe('emigm bench nfe', () => {
 });
 
 describe('emigm bench nfe --quality', () => {
+  const refuseReference = async (argv: readonly string[]) => {
+    const { code, err } = await nfe(...argv, '--out', at('bad'));
+    expect([code, err]).toEqual([
+      1,
+      expect.stringMatching(/statistics are of classifier .*, the images' of Inception/),
+    ]);
+  };
+
   it('measures each setting once, and writes it beside the times', { timeout: 600_000 }, async () => {
     const inception = at('inception.safetensors');
     const tensors = [...parameterShapes()].map(([name, shape]) => {
@@ -143,6 +151,24 @@ describe('emigm bench nfe --quality', () => {
     const before = readFileSync(at('q', 'measurements.jsonl'), 'utf8');
     expect((await nfe(...flags, ...quality)).code).toBe(0);
     expect(readFileSync(at('q', 'measurements.jsonl'), 'utf8')).toBe(before);
+
+    // By a classifier's features too: beside FID, under its own name.
+    const small = ['--extractor', 'clothing32', '--reference', at('small.npz')];
+    const drawn = ['eval', 'fid', '--generate', '3', ...settings, ...small.slice(0, 2), '-o', at('small.npz')];
+    expect((await emigm(drawn)).code).toBe(0);
+    await refuseReference(['--quality', '3', '--inception', inception, '--reference', at('small.npz')]);
+    const both = await nfe(...flags, '--quality', '3', ...small);
+    expect(both.code, both.err).toBe(0);
+    const name = expect.stringMatching(/^Fréchet distance \(classifier clothing32-classifier, \d+ features\)$/);
+    const extractor = expect.stringMatching(/^classifier clothing32-classifier \(SHA-256 [\da-f]{8}\)$/);
+    const [{ quality: figures }] = json('q', 'nfe.json').rows;
+    expect(figures).toMatchObject([
+      { name: 'FID', extractor: 'Inception-v3 (2015-12-05)' },
+      { name, images: 3, reference: 'small.npz', extractor },
+    ]);
+    expect(figures[1].value).toBeCloseTo(0, 6);
+    expect(readFileSync(at('q', 'nfe.csv'), 'utf8')).toContain(`"${figures[1].name}"`);
+    expect(both.out).toContain(`| FID | ${figures[1].name} |`);
   });
 
   it('is refused where it means nothing', async () => {

@@ -1,7 +1,7 @@
 /** Features gathered from batches, and figures that bear the name of the network they come from. */
 import { describe, expect, it } from 'vitest';
 import { collect } from '../../src/evaluation/collect.ts';
-import type { FeatureExtractor, Features } from '../../src/evaluation/extractor.ts';
+import { type FeatureExtractor, type Features, fullName } from '../../src/evaluation/extractor.ts';
 import { figures, statisticsOf } from '../../src/evaluation/figures.ts';
 import { frechetDistance } from '../../src/evaluation/frechet.ts';
 import { inceptionScore } from '../../src/evaluation/inception_score.ts';
@@ -84,11 +84,11 @@ describe('figures', () => {
     const [sample, reference] = sets.map((set) => statisticsOf(extractor, set));
     const found = await figures(extractor, sets[0], sample, reference, { splits: 3, precisionRecall: {} });
     expect(found.map(({ name }) => name)).toEqual([
-      'Fréchet distance of colours features',
-      'Fréchet distance of spatial colours features',
-      'exp KL score of colours',
-      'precision in colours features',
-      'recall in colours features',
+      'Fréchet distance (colours, 4 features)',
+      'Fréchet distance (colours, 3 spatial features)',
+      'class score exp KL (colours)',
+      'precision (colours)',
+      'recall (colours)',
     ]);
     expect(found[0].value).toBe(frechetDistance(sample.statistics, reference.statistics));
     expect(found[1].value).toBe(frechetDistance(sample.spatial!, reference.spatial!));
@@ -104,6 +104,11 @@ describe('figures', () => {
     const sample = statisticsOf(extractor, set);
     const other = { ...sample, extractor: 'Inception-v3 (2015-12-05)' };
     await expect(figures(extractor, set, sample, other)).rejects.toThrow(/of Inception-v3 .*of colours/);
+    // Two classifiers may bear one name.
+    const again = { ...sample, extractor: fullName({ name: 'colours', digest: '0a1b2c3d' }) };
+    await expect(figures(extractor, set, sample, again)).rejects.toThrow(/colours \(SHA-256 0a1b2c3d\), .*of colours$/);
+    const unnamed = { ...sample, extractor: undefined };
+    await expect(figures(extractor, set, sample, unnamed)).rejects.toThrow(/do not say that they are of colours/);
     const short = { statistics: { mean: new Float64Array(2), covariance: new Float64Array(4) } };
     await expect(figures(extractor, set, sample, short)).rejects.toThrow(/2 features, colours has 4/);
     await expect(figures(extractor, set, sample, sample, { precisionRecall: {} })).rejects.toThrow(/need the images/);
