@@ -1,7 +1,9 @@
 #!/usr/bin/env node
 /** The command `emigm`. */
+import module from 'node:module';
+import { join } from 'node:path';
+import { cacheFolder } from '../gpu/node.ts';
 import type { Io } from './io.ts';
-import { run } from './program.ts';
 
 const STOPPED = 130; // 128 + SIGINT, as shells have it
 const GRACE = 1000; // milliseconds that a command has to clean up after Ctrl-C
@@ -30,5 +32,10 @@ const io: Io = {
   },
 };
 
+// From Node 22 on compiled modules are kept, which saves a part of each start; where it cannot, nothing is said.
+const { enableCompileCache } = module as { enableCompileCache?(folder: string): unknown };
+enableCompileCache?.(join(cacheFolder(), 'modules'));
+
+const { run } = await import('./program.ts');
 const code = await run(process.argv.slice(2), io);
 process.exitCode = stop.signal.aborted ? STOPPED : code;

@@ -4,27 +4,7 @@ import { join } from 'node:path';
 import { Command, CommanderError } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
-import { registerClassify } from './classify.ts';
-import { registerBench } from './bench.ts';
-import { registerBundle } from './bundle.ts';
-import { registerConvert } from './convert.ts';
-import { registerData } from './data.ts';
-import { registerDecode } from './decode.ts';
-import { registerDoctor } from './doctor.ts';
-import { registerEdit } from './edit.ts';
-import { registerEncode } from './encode.ts';
-import { registerEval } from './eval.ts';
-import { registerInspect } from './inspect.ts';
 import type { Io } from './io.ts';
-import { registerMerge } from './merge.ts';
-import { registerPlot } from './plot.ts';
-import { registerPull } from './pull.ts';
-import { registerReconstruct } from './reconstruct.ts';
-import { registerReport } from './report.ts';
-import { registerSample } from './sample.ts';
-import { registerTune } from './tune.ts';
-import { registerTrain } from './train.ts';
-import { registerTrainClassifier } from './train_classifier.ts';
 
 /** Exit codes: done, failed, wrong use. */
 export const EXIT = { done: 0, failed: 1, usage: 2, stopped: 130 } as const;
@@ -34,37 +14,40 @@ export function packageVersion(): string {
   return JSON.parse(readFileSync(join(packageFolder(), 'package.json'), 'utf8')).version;
 }
 
-/** Each registers one command on the program. */
-const COMMANDS = [
-  registerSample,
-  registerEdit,
-  registerTrain,
-  registerTrainClassifier,
-  registerClassify,
-  registerEval,
-  registerBench,
-  registerTune,
-  registerReport,
-  registerMerge,
-  registerPlot,
-  registerData,
-  registerPull,
-  registerEncode,
-  registerDecode,
-  registerReconstruct,
-  registerConvert,
-  registerInspect,
-  registerDoctor,
-  registerBundle,
-];
+/** Each registers one command on the program. A module is loaded when its command runs: all of them take long to load. */
+const COMMANDS: Readonly<Record<string, () => Promise<(program: Command, io: Io) => void>>> = {
+  sample: async () => (await import('./sample.ts')).registerSample,
+  edit: async () => (await import('./edit.ts')).registerEdit,
+  train: async () => (await import('./train.ts')).registerTrain,
+  'train-classifier': async () => (await import('./train_classifier.ts')).registerTrainClassifier,
+  classify: async () => (await import('./classify.ts')).registerClassify,
+  eval: async () => (await import('./eval.ts')).registerEval,
+  bench: async () => (await import('./bench.ts')).registerBench,
+  tune: async () => (await import('./tune.ts')).registerTune,
+  report: async () => (await import('./report.ts')).registerReport,
+  merge: async () => (await import('./merge.ts')).registerMerge,
+  plot: async () => (await import('./plot.ts')).registerPlot,
+  data: async () => (await import('./data.ts')).registerData,
+  pull: async () => (await import('./pull.ts')).registerPull,
+  encode: async () => (await import('./encode.ts')).registerEncode,
+  decode: async () => (await import('./decode.ts')).registerDecode,
+  reconstruct: async () => (await import('./reconstruct.ts')).registerReconstruct,
+  convert: async () => (await import('./convert.ts')).registerConvert,
+  inspect: async () => (await import('./inspect.ts')).registerInspect,
+  doctor: async () => (await import('./doctor.ts')).registerDoctor,
+  bundle: async () => (await import('./bundle.ts')).registerBundle,
+};
 
-export function createProgram(io: Io): Command {
+/** The program with the command that `argv` begins with, or with all commands where it begins with none of them. */
+async function createProgram(argv: readonly string[], io: Io): Promise<Command> {
   const program = new Command('emigm')
     .description('Masked image generation (eMIGM) on WebGPU compute kernels')
     .version(packageVersion(), '-V, --version', 'print the version')
     .helpOption('-h, --help', 'print this help')
     .helpCommand('help [command]', 'print the help of a command');
-  for (const register of COMMANDS) register(program, io);
+  const asked = Object.entries(COMMANDS).filter(([name]) => name === argv[0]);
+  const loaded = asked.length > 0 ? asked : Object.entries(COMMANDS);
+  for (const register of await Promise.all(loaded.map(([, load]) => load()))) register(program, io);
   for (const command of withSubcommands(program)) {
     command
       .exitOverride()
@@ -91,7 +74,8 @@ function withSubcommands(command: Command): Command[] {
 /** Runs one command line. Never throws: errors become one line on `io.err`, and the exit code that is returned. */
 export async function run(argv: readonly string[], io: Io): Promise<number> {
   try {
-    await createProgram(io).parseAsync(argv, { from: 'user' });
+    const program = await createProgram(argv, io);
+    await program.parseAsync(argv, { from: 'user' });
     return EXIT.done;
   } catch (error) {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;

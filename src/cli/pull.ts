@@ -2,10 +2,13 @@
 import { existsSync } from 'node:fs';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
-import { cachedFiles, chooseFile, download, listRepo, parseHubName, type RepoFile } from '../formats/hub.ts';
+import type { RepoFile, RepoListing } from '../formats/hub.ts';
 import type { Io } from './io.ts';
 import { megabytes } from './options.ts';
 import { createProgress } from './progress.ts';
+
+/** Takes time to load, and most commands name a file that is there. */
+const hub = () => import('../formats/hub.ts');
 
 interface PullFlags {
   file?: string[];
@@ -37,6 +40,7 @@ export function registerPull(program: Command, io: Io): void {
 }
 
 async function pullCommand(repository: string, { file, revision, quiet }: PullFlags, io: Io): Promise<void> {
+  const { chooseFile, listRepo, parseHubName } = await hub();
   const name = parseHubName(repository);
   if (!name) throw new EmigmError('input', `${repository} is no repository; write owner/name or owner/name:file`);
   const listing = await listRepo(name.repo, revision, io.signal);
@@ -55,7 +59,8 @@ async function pullCommand(repository: string, { file, revision, quiet }: PullFl
   }
 }
 
-async function fetchFile(listing: Awaited<ReturnType<typeof listRepo>>, file: RepoFile, io: Io, quiet?: boolean) {
+async function fetchFile(listing: RepoListing, file: RepoFile, io: Io, quiet?: boolean) {
+  const { download } = await hub();
   const progress = createProgress(io, { label: `downloading ${file.path}`, total: file.bytes, quiet });
   const began = performance.now();
   let first: number | undefined;
@@ -86,7 +91,9 @@ export interface ResolveOptions {
  * @throws EmigmError 'input' when the repository was not downloaded, saying how to
  */
 export async function resolveFile(text: string, io: Io, { flag, pull, quiet }: ResolveOptions): Promise<string> {
-  const name = existsSync(text) ? undefined : parseHubName(text);
+  if (existsSync(text)) return text;
+  const { cachedFiles, chooseFile, listRepo, parseHubName } = await hub();
+  const name = parseHubName(text);
   if (!name) return text; // whoever opens it says what is wrong with it
   const cached = await cachedFiles(name.repo);
   const paths = [...cached.keys()];
