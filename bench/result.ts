@@ -98,7 +98,7 @@ export interface BenchResult {
   training: TrainingRow[];
 }
 
-export function emptyResult(device: Device, argv: readonly string[]): BenchResult {
+export function emptyResult(device: Pick<Device, 'name' | 'driver'>, argv: readonly string[]): BenchResult {
   const processors = cpus();
   return {
     schema: SCHEMA,
