@@ -77,8 +77,8 @@ export function registerBench(program: Command, io: Io): void {
     .command('nfe')
     .summary('latency against the number of function evaluations')
     .description(
-      'Times sampling at every combination of the values given: each point several times, in interleaved rounds, after\n' +
-        'a warm-up. Writes a report (JSON, CSV, Markdown, an HTML page) and figures. What is measured is kept at once, so\n' +
+      'Times sampling at every combination of the values given: each point several times, in interleaved rounds, after ' +
+        'a warm-up. Writes a report (JSON, CSV, Markdown, an HTML page) and figures. What is measured is kept at once, so ' +
         'that the same command goes on where it was stopped; more points or repeats are added in the same way.',
     )
     .addOption(
@@ -91,9 +91,9 @@ export function registerBench(program: Command, io: Io): void {
     .addOption(
       option(
         '--preset <list>',
-        `networks and ways of sampling: ${Object.keys(axisPresets).join(', ')} (default: as the model file says)`,
+        `networks and ways of sampling: ${Object.keys(axisPresets).join(', ')}`,
         list(oneOf(Object.keys(axisPresets) as (keyof typeof axisPresets)[])),
-      ).default([undefined], ' '),
+      ).default([undefined], 'as the model file says'),
     )
     .addOption(option('--steps <list>', 'steps of revealing', list(positiveInteger)).default(STEPS, STEPS.join(',')))
     .addOption(

@@ -23,7 +23,7 @@ export function registerDecode(program: Command, io: Io): void {
     .command('decode')
     .summary('pictures of cached or drawn latents')
     .description(
-      'Decodes latents to PNG files: those of emigm sample (.safetensors), cached ones (.npz with moments, of which\n' +
+      'Decodes latents to PNG files: those of emigm sample (.safetensors), cached ones (.npz with moments, of which ' +
         'the mean is taken), shards, or arrays [n, channels, height, width] (.npy, .npz).',
     )
     .argument('<latents...>', 'files of latents')

@@ -38,7 +38,7 @@ export function registerEdit(program: Command, io: Io): void {
     .command('edit')
     .summary('draw part of a picture anew')
     .description(
-      'Draws the part of a picture anew that is bright in the mask; the rest stays as it is, byte for byte. The picture\n' +
+      'Draws the part of a picture anew that is bright in the mask; the rest stays as it is, byte for byte. The picture ' +
         'is cropped to the model as for training. Writes PNG files, a sheet and a JSON file with the settings.',
     )
     .requiredOption('-i, --image <file>', 'the picture: JPEG, PNG or WebP')

@@ -128,6 +128,9 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
       `--stored ${flags.stored}: features are defined in single precision; leave the flag out`,
     );
   }
+  if (flags.images !== undefined && (flags.shard?.count ?? 1) > 1) {
+    throw new EmigmError('input', '--shard splits what --generate draws; a folder of --images is measured as a whole');
+  }
   if (flags.precisionRecall && !(flags.reference && isFolder(flags.reference))) {
     throw new EmigmError('input', '--precision-recall needs a folder of images as --reference');
   }

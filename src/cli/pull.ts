@@ -21,8 +21,8 @@ export function registerPull(program: Command, io: Io): void {
     .command('pull')
     .summary('download a model or tokenizer')
     .description(
-      'Downloads files of a model repository into the Hugging Face cache (HF_HOME, HF_HUB_CACHE), checks them and\n' +
-        'prints where they are. A download that was stopped goes on where it was. Afterwards --model and --vae take\n' +
+      'Downloads files of a model repository into the Hugging Face cache (HF_HOME, HF_HUB_CACHE), checks them and ' +
+        'prints where they are. A download that was stopped goes on where it was. Afterwards --model and --vae take ' +
         'the name of the repository. HF_ENDPOINT names another server, HF_TOKEN an access token.',
     )
     .argument('<repository>', 'owner/name, or owner/name:file')

@@ -14,7 +14,7 @@ export function registerReport(program: Command, io: Io): void {
     .command('report')
     .summary('lay measurements side by side')
     .description(
-      'Reads reports of emigm bench nfe (nfe.json) and writes CSV, Markdown, an HTML page and figures of all of them:\n' +
+      'Reads reports of emigm bench nfe (nfe.json) and writes CSV, Markdown, an HTML page and figures of all of them: ' +
         'adapters, versions, settings. Speed-ups are against the first.',
     )
     .argument('<reports...>', 'nfe.json files')

@@ -36,23 +36,38 @@ export async function fingerprint(path: string): Promise<string> {
   }
 }
 
+/** Pictures first .. end - 1. */
+export interface Part {
+  readonly first: number;
+  readonly end: number;
+}
+
 export class LatentCache {
   readonly folder: string;
   private readonly pictures: ClassFolders;
+  private readonly part: Part;
 
-  private constructor(folder: string, pictures: ClassFolders) {
+  private constructor(folder: string, pictures: ClassFolders, part: Part) {
     this.folder = folder;
     this.pictures = pictures;
+    this.part = part;
   }
 
   /**
-   * Opens a cache for the latents of `pictures`, or begins one. What a killed process left half-written is removed.
+   * Opens a cache for the latents of `pictures`, or begins one. What a killed process left half-written is removed; with
+   * a `part`, of these pictures alone, as other processes, perhaps on other machines, are writing the rest.
    * @throws EmigmError 'input' when the folder holds latents of another tokenizer or size, 'file' when the disk refuses
    */
-  static async open(folder: string, pictures: ClassFolders, record: LatentCacheRecord): Promise<LatentCache> {
+  static async open(
+    folder: string,
+    pictures: ClassFolders,
+    record: LatentCacheRecord,
+    part?: Part,
+  ): Promise<LatentCache> {
+    const cache = new LatentCache(folder, pictures, part ?? { first: 0, end: pictures.files.length });
     try {
       for (const name of pictures.classes) await mkdir(join(folder, name), { recursive: true });
-      await removeTemporary(folder);
+      await removeTemporary(folder, part && new Set(cache.numbers().map((index) => cache.path(index))));
     } catch (cause) {
       throw new EmigmError('file', `${folder}: cannot be made or listed: ${reason(cause)}`, { cause });
     }
@@ -66,7 +81,7 @@ export class LatentCache {
         `${folder}: holds latents of another tokenizer or size (see ${RECORD} in it); name another folder`,
       );
     }
-    return new LatentCache(folder, pictures);
+    return cache;
   }
 
   /** Where the latents of a picture are: its path in its class folder, with `.npz` behind. */
@@ -74,10 +89,16 @@ export class LatentCache {
     return join(this.folder, `${relative(this.pictures.root, this.pictures.files[index])}.npz`);
   }
 
-  /** Numbers of the pictures whose latents are not there yet. */
+  /** Numbers of the pictures that this process is to encode. */
+  numbers(): number[] {
+    const { first, end } = this.part;
+    return Array.from({ length: end - first }, (_, i) => first + i);
+  }
+
+  /** Numbers of those whose latents are not there yet. */
   async missing(): Promise<number[]> {
     const numbers: number[] = [];
-    for (const index of this.pictures.files.keys()) {
+    for (const index of this.numbers()) {
       await access(this.path(index)).catch(() => numbers.push(index));
     }
     return numbers;
@@ -97,10 +118,13 @@ export class LatentCache {
   }
 }
 
-async function removeTemporary(folder: string): Promise<void> {
+/** Of all files, or of `own`. */
+async function removeTemporary(folder: string, own?: ReadonlySet<string>): Promise<void> {
   for (const entry of await readdir(folder, { recursive: true, withFileTypes: true })) {
     const writer = TEMPORARY.exec(entry.name);
-    if (writer && !isRunning(Number(writer[1]))) await unlink(join(entry.parentPath, entry.name));
+    if (!writer || isRunning(Number(writer[1]))) continue;
+    const path = join(entry.parentPath, entry.name);
+    if (!own || own.has(path.replace(TEMPORARY, '.npz'))) await unlink(path);
   }
 }
 

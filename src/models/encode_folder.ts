@@ -2,7 +2,7 @@
 import { EmigmError } from '../errors.ts';
 import { listClassFolders } from '../formats/class_folders.ts';
 import { DecodePool } from '../formats/decode_pool.ts';
-import { fingerprint, LatentCache } from '../formats/latent_cache.ts';
+import { fingerprint, LatentCache, type Part } from '../formats/latent_cache.ts';
 import { type RgbImage, toFloats } from '../formats/rgb.ts';
 import type { Tokenizer } from './tokenizer.ts';
 
@@ -13,6 +13,8 @@ export interface EncodeFolderOptions {
   tokenizerFile: string;
   /** Leave out pictures that cannot be read, with a warning. */
   skipUnreadable?: boolean;
+  /** Which of so many pictures are to be encoded; the others are left to other processes. */
+  part?: (pictures: number) => Part;
   threads?: number;
   onWarning?: (message: string) => void;
   /** Pictures done, of those that were still to be done. */
@@ -52,9 +54,9 @@ export async function encodeFolder(
     onWarning?.(`${pictures.root}: ${pictures.ignored} files are not of a kind that is read, left out`);
   }
   const record = { tokenizer: tokenizer.kind, fingerprint: await fingerprint(options.tokenizerFile), size };
-  const cache = await LatentCache.open(out, pictures, record);
+  const cache = await LatentCache.open(out, pictures, record, options.part?.(pictures.files.length));
   const todo = await cache.missing();
-  const kept = pictures.files.length - todo.length;
+  const kept = cache.numbers().length - todo.length;
   let skipped = 0;
 
   // A picture and its mirror image go in one pass.

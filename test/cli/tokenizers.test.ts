@@ -1,6 +1,15 @@
 /** Commands that use a tokenizer: sample --vae, encode, decode, reconstruct; names of repositories. */
 import { spawn } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs';
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -136,7 +145,7 @@ describe('encode', () => {
   ];
 
   it('writes what the encoder makes of each picture and its mirror image, in files and as a shard', async () => {
-    const result = await encode('latents', '--shard', at('latents.safetensors'), '--vae-batch', '4');
+    const result = await encode('latents', '--pack', at('latents.safetensors'), '--vae-batch', '4');
     expect(result.code, result.err).toBe(0);
     expect(result.out).toMatch(/7 pictures of 2 classes encoded; 6 x 4 x 4 of KL-16, [\d.]+ s each/);
     const shard = await openSafetensors(at('latents.safetensors'));
@@ -229,6 +238,32 @@ describe('encode', () => {
     }
   });
 
+  it('shards write the files of one run, and leave alone what others are writing', async () => {
+    const [one, half] = [
+      'half/hat/001.png.npz.999999999-0123abcd.tmp',
+      'half/shoes/001.png.npz.999999999-0123abcd.tmp',
+    ];
+    for (const index of [1, 0]) {
+      if (index === 0) {
+        mkdirSync(at('half/hat'), { recursive: true });
+        for (const name of [one, half]) writeFileSync(at(name), 'half');
+      }
+      const result = await encode('half', '--shard', `${index}/2`);
+      expect(result.code, result.err).toBe(0);
+      expect(result.out).toContain(`half: shard ${index} of 2: ${index === 0 ? 3 : 4} pictures of 2 classes encoded;`);
+    }
+    // What the first shard left is its own to remove; a process elsewhere may be writing the other.
+    expect([existsSync(at(one)), existsSync(at(half))]).toEqual([false, true]);
+    for (const [i, path] of cached('half').entries()) {
+      expect(readFileSync(path).equals(readFileSync(cached('latents')[i])), path).toBe(true);
+    }
+    const early = await encode('half', '--shard', '0/2', '--pack', at('half.safetensors'));
+    expect([early.code, early.err]).toEqual([1, expect.stringMatching(/--pack needs all pictures: .*--shard 0\/1/)]);
+    const whole = await encode('half', '--shard', '0/1', '--pack', at('half.safetensors'));
+    expect(whole.out).toMatch(/half: 0 pictures of 2 classes encoded, 7 were there/);
+    expect(readFileSync(at('half.safetensors')).equals(readFileSync(at('latents.safetensors')))).toBe(true);
+  });
+
   it('leaves out what cannot be read only when told to', async () => {
     await pictureSet(at('broken'), { a: 2 }, random());
     writeFileSync(at('broken/a/001.png'), 'no picture');
@@ -247,7 +282,7 @@ describe('encode', () => {
   it('caches latents of a tokenizer without a posterior', async () => {
     const dcAe = await writeToyDcAe(at('dc_ae.safetensors'));
     const shard = at('dc_ae_latents.safetensors');
-    const argv = ['-d', at('photos'), '-o', at('dc_ae'), '--vae', dcAe, '--size', '16', '--shard', shard];
+    const argv = ['-d', at('photos'), '-o', at('dc_ae'), '--vae', dcAe, '--size', '16', '--pack', shard];
     const result = await emigm(['encode', ...argv]);
     expect(result.code, result.err).toBe(0);
     for (const path of [at('dc_ae'), shard]) {
