@@ -31,7 +31,7 @@ import type { Op, Problem } from '../ops/op.ts';
 import { ops } from '../ops/registry.ts';
 import type { Io } from './io.ts';
 import { makeFolder } from './open.ts';
-import { didYouMean, finiteNumber, oneOf, table } from './options.ts';
+import { didYouMean, finiteNumber, oneOf, positiveNumber, table } from './options.ts';
 import { createProgress } from './progress.ts';
 import { commit, versions } from './versions.ts';
 import { reportJson, writeDocument, writeText } from './write_report.ts';
@@ -91,9 +91,9 @@ export function registerBenchKernels(bench: Command, io: Io): void {
     .option('--kernel <file>', 'a .wgsl file that stands in for the one that --variant names, checked first')
     .option('--replaces <kernel>', 'which kernel --kernel stands in for, where the implementation runs several')
     .option('--check', 'compare the built-in implementations with the float64 reference too')
-    .addOption(new Option('--seconds <s>', 'seconds of runs of each').default(0.5).argParser(finiteNumber))
+    .addOption(new Option('--seconds <s>', 'seconds of runs of each').default(0.5).argParser(positiveNumber))
     .addOption(
-      new Option('--limit <s>', 'leave out what takes longer than this a run').default(2).argParser(finiteNumber),
+      new Option('--limit <s>', 'leave out what takes longer than this a run').default(2).argParser(positiveNumber),
     )
     .option('--json <file>', 'write the numbers')
     .option('-o, --out <folder>', 'write a report: JSON, CSV, Markdown, an HTML page, figures')

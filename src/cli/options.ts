@@ -25,6 +25,13 @@ export function finiteNumber(text: string): number {
   return value;
 }
 
+/** For commander: `0.25`, `2`. */
+export function positiveNumber(text: string): number {
+  const value = finiteNumber(text);
+  if (value <= 0) throw new InvalidArgumentError('It must be a positive number.');
+  return value;
+}
+
 /** For commander: two times between 0 and 1, the smaller first: `0.1,0.3`. */
 export function interval(text: string): [number, number] {
   const parts = text.split(',');

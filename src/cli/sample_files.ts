@@ -1,5 +1,6 @@
 /** What drawing all images and drawing a shard of them have in common: flags, names of files, the JSON beside them. */
 import type { GeneratedImage } from '../index.ts';
+import { tuningText } from '../gpu/tuning.ts';
 import { isDiscrete } from '../models/discrete/config.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
 import { axesOfRun, modelAxes } from '../sampling/axes.ts';
@@ -96,6 +97,8 @@ export function describe(
     batch: flags.batch,
     adapter: device.name,
     driver: device.driver,
+    // Images of other kernels differ in their last bits.
+    kernels: { choice: tuningText(device.tuning), asked: flags.kernel },
     versions: versions(),
     date: new Date().toISOString(),
     command: ['emigm', ...process.argv.slice(2)].join(' '),

@@ -1,10 +1,10 @@
 /** `emigm tune`: measures which kernels serve a model best on this adapter, and remembers it. */
-import { rmSync } from 'node:fs';
+import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device } from '../gpu/device.ts';
 import { kernelHash } from '../gpu/node.ts';
-import { tuningText } from '../gpu/tuning.ts';
+import { parseTuning, tuningText } from '../gpu/tuning.ts';
 import { layersOf } from '../measurement/kernels/layers.ts';
 import { type Choice, tuneLayers } from '../measurement/kernels/tune.ts';
 import { digits, time } from '../measurement/tables.ts';
@@ -18,7 +18,7 @@ import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
 import { storedOption } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { shippedModel } from './open.ts';
-import { finiteNumber, positiveInteger, table } from './options.ts';
+import { positiveInteger, positiveNumber, table } from './options.ts';
 import { createProgress } from './progress.ts';
 import { resolveFile } from './pull.ts';
 
@@ -55,7 +55,7 @@ export function registerTune(program: Command, io: Io): void {
         .argParser((text: string) => text.split(',').map((one) => positiveInteger(one.trim()))),
     )
     .addOption(storedOption({ draws: true }))
-    .addOption(new Option('--seconds <s>', 'seconds of runs of each').default(0.25).argParser(finiteNumber))
+    .addOption(new Option('--seconds <s>', 'seconds of runs of each').default(0.25).argParser(positiveNumber))
     .option('--adapter <name>', "auto, gpu, lavapipe, swiftshader or a part of an adapter's name (also EMIGM_ADAPTER)")
     .option('--clear', 'forget what was measured on this adapter')
     .option('--pull', 'download a repository that --model names and the cache lacks')
@@ -72,11 +72,12 @@ export function registerTune(program: Command, io: Io): void {
 export async function tune(flags: TuneFlags, io: Io): Promise<void> {
   const { adapter, quiet } = flags;
   const before = await Device.open({ adapter });
-  const { tuning: known, tuningFile } = before;
+  const { tuningFile } = before;
   before.dispose();
   if (flags.clear) {
+    const had = existsSync(tuningFile);
     rmSync(tuningFile, { force: true });
-    if (!quiet) io.out(`forgotten: ${before.name} uses ${tuningText(undefined)}`);
+    if (!quiet) io.out(`${had ? 'forgotten' : 'nothing was stored'}: ${before.name} uses ${tuningText(undefined)}`);
     return;
   }
   const { config, settings } = await modelOf(flags, io);
@@ -91,17 +92,22 @@ export async function tune(flags: TuneFlags, io: Io): Promise<void> {
       signal: io.signal,
     });
     progress.stop();
+    const kernels = kernelHash();
+    // Also with EMIGM_TUNING=off, when the device does not read them.
+    const known = existsSync(tuningFile) ? parseTuning(readFileSync(tuningFile, 'utf8')) : undefined;
+    const kept = known?.kernels === kernels ? known.choices : {};
     const file = device.storeTuning({
       format: 'emigm-tuning',
       version: 1,
       adapter: device.name,
       driver: device.driver,
-      kernels: kernelHash(),
+      kernels,
       date: new Date().toISOString(),
-      choices: { ...known?.choices, ...Object.fromEntries(found.map(({ key, choice }) => [key, choice])) },
+      choices: { ...kept, ...Object.fromEntries(found.map(({ key, choice }) => [key, choice])) },
     });
     if (flags.json) io.out(JSON.stringify({ adapter: device.name, driver: device.driver, file, found }, null, 2));
     else if (!quiet) io.out(`${text(found)}\n\nstored in ${file}`);
+    if (process.env.EMIGM_TUNING === 'off') io.err('EMIGM_TUNING=off is set: as long as it is, nothing takes this up');
   } finally {
     progress.stop();
     device.dispose();

@@ -44,6 +44,7 @@ describe('draws', () => {
     expect(sidecar.nfe).toBeGreaterThanOrEqual(3);
     for (const part of ['encoder', 'decoder', 'head', 'rest']) expect(sidecar.seconds.parts[part]).toBeGreaterThan(0);
     expect(sidecar.adapter).toBeTruthy();
+    expect(sidecar.kernels).toEqual({ choice: 'the built-in table' });
     const { total, ...parts } = sidecar.seconds.firstImage as Record<string, number>;
     expect(Object.keys(parts)).toEqual(['modules', 'device', 'weights', 'kernels', 'drawing']);
     for (const seconds of Object.values(parts)) expect(seconds).toBeGreaterThan(0);
