@@ -12,8 +12,9 @@ import { listPictures } from '../formats/picture_list.ts';
 import { Device } from '../gpu/device.ts';
 import type { Shard } from '../sampling/shards.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
-import { checkGenerate, type Generated, type GenerateFlags, generateSet } from './eval_generate.ts';
+import { type Generated, type GenerateFlags, generateSet } from './eval_generate.ts';
 import { NEIGHBOURS, report } from './eval_report.ts';
+import { checkState, folderSet } from './eval_sums.ts';
 import { addExtractorFlags, chooseExtractor, type ExtractorFlags, WEIGHTS_URL } from './extractor_flags.ts';
 import type { Io } from './io.ts';
 import { addModelFlags } from './model_flags.ts';
@@ -74,6 +75,8 @@ export function registerEval(program: Command, io: Io): void {
         .default('shuffled'),
     )
     .option('--sfid', 'sFID too')
+    .option('--state <folder>', 'keep sums there: a run that was stopped goes on, and emigm merge adds shards up')
+    .option('--save-every <n>', 'images between two times that the sums are kept', positiveInteger, 2000)
     .option('--precision-recall', 'precision and recall too; the reference must be images')
     .option('--json', 'print JSON')
     .option('-q, --quiet', 'print results and errors alone')
@@ -86,6 +89,7 @@ export function registerEval(program: Command, io: Io): void {
         '  emigm eval fid --images imagenet256 --out imagenet256.npz --sfid\n' +
         '  emigm eval fid --images out --reference val256 --precision-recall --json\n' +
         '  emigm eval fid --generate 50000 --model b-256.safetensors --vae kl16.ckpt --reference imagenet256.npz\n' +
+        '  emigm eval fid --images out --state sums --shard 3/8\n' +
         '  emigm eval fid --generate 200 --extractor clothing32 --reference clothing/test',
     )
     .action((flags: FidFlags) => {
@@ -94,6 +98,7 @@ export function registerEval(program: Command, io: Io): void {
       }
       return evaluateFid(flags, io);
     });
+  addShardFlag(fid);
   addDeviceFlags(fid, { draws: true });
   addGenerateFlags(fid);
 }
@@ -104,14 +109,11 @@ function addGenerateFlags(fid: Command): void {
     .optionsGroup('With --generate:')
     .addOption(new Option('-m, --model <file>', 'the model').default(shippedModel(), 'the shipped clothing32'))
     .option('--draw-batch <n>', 'images drawn at once; changes speed and memory, not the images', positiveInteger, 16)
-    .option('--state <folder>', 'keep sums there: a run that was stopped goes on, and emigm merge adds shards up')
-    .option('--save-every <n>', 'images between two times that the sums are kept', positiveInteger, 2000)
     .addOption(
       new Option('--reveal-order <name>', 'random, halton or checkerboard').argParser(
         oneOf(['random', 'halton', 'checkerboard']),
       ),
     );
-  addShardFlag(fid);
   addVaeFlags(fid);
   addModelFlags(fid);
   // --order and --batch are of the evaluation here.
@@ -128,14 +130,11 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
       `--stored ${flags.stored}: features are defined in single precision; leave the flag out`,
     );
   }
-  if (flags.images !== undefined && (flags.shard?.count ?? 1) > 1) {
-    throw new EmigmError('input', '--shard splits what --generate draws; a folder of --images is measured as a whole');
-  }
   if (flags.precisionRecall && !(flags.reference && isFolder(flags.reference))) {
     throw new EmigmError('input', '--precision-recall needs a folder of images as --reference');
   }
-  const shard = flags.generate === undefined ? undefined : shardOf(flags);
-  if (flags.generate !== undefined) checkGenerate(flags, shard);
+  const shard = shardOf(flags);
+  checkState(flags, shard);
   const paths = flags.images === undefined ? [] : await listPictures(flags.images);
   const chosen = await chooseExtractor(flags);
   const { weights } = chosen;
@@ -150,8 +149,10 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
         flags.generate === undefined
           ? undefined
           : await generateSet(extractor, device, weights.hash, flags, { shard, batch }, io);
-      if (shard && generated) return tellShard(shard, generated, flags, io);
-      const set = generated?.set ?? (await features(extractor, paths, 'images', batch, flags, io));
+      const folder = { folder: flags.images ?? '', paths };
+      const { set, drawn } =
+        generated ?? (await folderSet(extractor, weights.hash, folder, flags, { shard, batch }, io));
+      if (shard) return tellShard(shard, { set, drawn }, flags, io);
       const sample = statisticsOf(extractor, set);
       if (flags.out) await writeStatistics(flags.out, sample);
       const reference =
@@ -168,7 +169,7 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
         device,
         source: generated?.source ?? { path: flags.images },
         count: set.count,
-        drawn: generated?.drawn,
+        drawn,
         reference,
         found,
         seconds: (performance.now() - began) / 1000,
@@ -182,7 +183,12 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
 }
 
 /** Figures need all shards: emigm merge computes them. */
-function tellShard({ index, count }: Shard, { set, drawn }: Generated, flags: FidFlags, io: Io): void {
+function tellShard(
+  { index, count }: Shard,
+  { set, drawn }: Pick<Generated, 'set' | 'drawn'>,
+  flags: FidFlags,
+  io: Io,
+): void {
   if (flags.quiet) return;
   const what = drawn < set.count ? `, ${grouped(drawn)} of them now` : '';
   io.out(`shard ${index} of ${count}: ${grouped(set.count)} images${what}; sums are in ${flags.state}`);

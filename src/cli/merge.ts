@@ -28,7 +28,7 @@ export function registerMerge(program: Command, io: Io): void {
     .command('merge')
     .summary('put the shards of a run together')
     .description(
-      'Of emigm eval fid --generate --state: adds the sums of all shards, exactly, and prints the figures.\n' +
+      'Of emigm eval fid --state: adds the sums of all shards, exactly, and prints the figures.\n' +
         'Of emigm sample: checks that all shards are done and writes sample.json, and one file of all latents.',
     )
     .argument('<folder>', 'the folder that the shards share')
@@ -72,6 +72,7 @@ async function mergeSums(folder: string, paths: readonly string[], flags: MergeF
     throw new EmigmError('input', `${folder}: ${set.count} images in the shards of a run of ${about.images}`);
   }
   const { extractor } = about;
+  const run: Record<string, unknown> = JSON.parse(about.run);
   const began = performance.now();
   const sample = statisticsOf(extractor, set);
   if (flags.out) await writeStatistics(flags.out, sample);
@@ -79,7 +80,7 @@ async function mergeSums(folder: string, paths: readonly string[], flags: MergeF
   const found = await figures(extractor, set, sample, reference, flags);
   report(flags, io, {
     ...{ extractor, found, reference, device: undefined, count: set.count, weights: { hash: about.weights } },
-    source: { generated: about.images, shards: paths.length, ...JSON.parse(about.run) },
+    source: { ...(!('pictures' in run) && { generated: about.images }), shards: paths.length, ...run },
     seconds: (performance.now() - began) / 1000,
   });
 }

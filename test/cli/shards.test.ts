@@ -1,7 +1,7 @@
 /** Shards of `emigm sample` and `emigm eval fid --generate`: the same images, exact statistics, kills. */
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { copyFileSync, existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
+import { copyFileSync, existsSync, mkdirSync, mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -177,6 +177,38 @@ describe('emigm eval fid --generate', () => {
     expect((await emigm(['merge', state])).err).toMatch(/shards of 2 and of 3/);
   });
 
+  it('shards of a folder merge to the statistics of the whole', { timeout: 240_000 }, async () => {
+    const pictures = at('pictures');
+    mkdirSync(pictures);
+    const drawn = pngs('whole').slice(0, 11);
+    for (const name of drawn) copyFileSync(at('whole', name), join(pictures, name));
+    const folder = ['eval', 'fid', '--images', pictures, '--extractor', 'clothing32', '--splits', '2'];
+    const run = async (...argv: string[]) => {
+      const result = await emigm([...folder, ...argv]);
+      expect(result.code, result.err).toBe(0);
+      return result.out;
+    };
+    const expected = JSON.parse(await run('--out', at('folder.npz'), '--json'));
+    expect(expected.images).toMatchObject({ count: 11 });
+    const state = at('folder-sums');
+    const saved = ['--state', state, '--save-every', '2', '--batch'];
+    expect(await run(...saved, '3', '--shard', '0/2')).toMatch(/^shard 0 of 2: 5 images; sums are in/);
+    expect((await emigm(['merge', state])).err).toMatch(/shard 1 of 2 is missing/);
+    await run(...saved, '4', '--shard', '1/2');
+    expect(await run(...saved, '4', '--shard', '1/2')).toMatch(/^shard 1 of 2: 6 images, 0 of them now/);
+    const merged = await emigm(['merge', state, '--out', at('of-folder.npz'), '--splits', '2', '--json']);
+    expect(merged.code, merged.err).toBe(0);
+    expect(same(at('of-folder.npz'), at('folder.npz'))).toBe(true);
+    const found = JSON.parse(merged.out);
+    expect(found.figures).toEqual(expected.figures);
+    expect(found.images).toMatchObject({ count: 11, shards: 2, pictures: expect.stringMatching(/^[\da-f]{64}$/) });
+    expect(found.images).not.toHaveProperty('generated');
+    rmSync(join(pictures, drawn[0]));
+    copyFileSync(at('whole', drawn[1]), join(pictures, 'other.png'));
+    const other = await emigm([...folder, ...saved, '3', '--shard', '0/2']);
+    expect([other.code, other.err]).toEqual([1, expect.stringMatching(/is of another run \(run differs\)/)]);
+  });
+
   it('bad combinations end in one line', async () => {
     const refused = async (message: RegExp, ...argv: string[]) => {
       const result = await emigm(['eval', 'fid', '--inception', inception, ...argv]);
@@ -186,6 +218,7 @@ describe('emigm eval fid --generate', () => {
     await refused(/either --images <folder> or --generate <n>/);
     await refused(/either --images <folder> or --generate <n>/, '--images', folder, '--generate', '5');
     await refused(/needs a folder for its sums: --state/, '--generate', '5', '--shard', '0/2');
+    await refused(/needs a folder for its sums: --state/, '--images', at('whole'), '--shard', '0/2');
     await refused(/makes latents; name a tokenizer/, '--generate', '2', '-m', latentModel);
   });
 });
