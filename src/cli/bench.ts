@@ -2,19 +2,21 @@
 import { statSync } from 'node:fs';
 import { cpus } from 'node:os';
 import { basename, join } from 'node:path';
-import { type Command, Option } from 'commander';
+import { type Command, InvalidArgumentError, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { tuningText } from '../gpu/tuning.ts';
 import { openJsonLines } from '../formats/json_lines.ts';
 import { axisPresets } from '../masking/axes.ts';
 import { measurePeak } from '../measurement/peak.ts';
-import { type Point, pointId, points, presetSettings } from '../measurement/point.ts';
+import { drawsCodes, modelPoints, type Point, pointId } from '../measurement/point.ts';
 import { assemble } from '../measurement/rows.ts';
 import { type Header, type Line, type Machine, parseLine, VERSION } from '../measurement/schema.ts';
 import { sweep } from '../measurement/sweep.ts';
 import { markdown } from '../measurement/tables.ts';
 import { settingsOf, Workbench } from '../measurement/workbench.ts';
 import { preset, presets } from '../models/config.ts';
+import { MOST_CODES } from '../models/discrete/config.ts';
+import { modelKind } from '../models/kind.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
 import { registerBenchKernels } from './bench_kernels.ts';
 import { checkQuality, measureQuality, type QualityFlags } from './bench_quality.ts';
@@ -31,6 +33,7 @@ import { writeReport } from './write_report.ts';
 export interface NfeFlags extends QualityFlags {
   model: string[];
   preset: Point['preset'][];
+  codes?: number[];
   steps: number[];
   headSteps: Point['headSteps'][];
   headSampler: Point['headSampler'][];
@@ -54,6 +57,13 @@ const MEASUREMENTS = 'measurements.jsonl';
 /** For commander: a list of values, each once. */
 function list<T>(parse: (text: string) => T): (text: string) => T[] {
   return (text) => [...new Set(text.split(',').map((part) => parse(part.trim())))];
+}
+
+/** For commander. */
+function codeCount(text: string): number {
+  const count = positiveInteger(text);
+  if (count > MOST_CODES) throw new InvalidArgumentError(`It must be ${MOST_CODES} at most.`);
+  return count;
 }
 
 /** For commander: `default`, or implementations joined by `+`; may be repeated. */
@@ -94,6 +104,13 @@ export function registerBench(program: Command, io: Io): void {
         `networks and ways of sampling: ${Object.keys(axisPresets).join(', ')}`,
         list(oneOf(Object.keys(axisPresets) as (keyof typeof axisPresets)[])),
       ).default([undefined], 'as the model file says'),
+    )
+    .addOption(
+      option(
+        '--codes <list>',
+        'codes of the random codebook of sizes with --preset maskgit or mdm (default: 1024)',
+        list(codeCount),
+      ),
     )
     .addOption(option('--steps <list>', 'steps of revealing', list(positiveInteger)).default(STEPS, STEPS.join(',')))
     .addOption(
@@ -144,6 +161,7 @@ export function registerBench(program: Command, io: Io): void {
       '\nExamples:\n' +
         '  emigm bench nfe --steps 4,8,16 --batch 1,8\n' +
         '  emigm bench nfe --model xs-256,b-256 --preset emigm,mar --steps 8,16 --stored f32,f16\n' +
+        '  emigm bench nfe --model b-256 --preset emigm,mar,maskgit,mdm --steps 8,16\n' +
         '  emigm bench nfe --model b-256 --cfg-interval 0,1 --cfg-interval 0.1,0.3 --kernel default --kernel matmul=reference\n' +
         '  emigm bench nfe --quality 1000 --extractor clothing32 --reference clothing-test.npz',
     )
@@ -219,20 +237,34 @@ async function pointsOf(flags: NfeFlags, io: Io): Promise<Point[]> {
   const names = models.map((model) => basename(model));
   const twice = names.find((name, i) => names.indexOf(name) !== i);
   if (twice) throw new EmigmError('input', `--model names two models ${twice}; give the files different names`);
-  for (const one of flags.preset) if (one) presetSettings(one);
   const some = <T>(values: readonly T[] | undefined): readonly (T | undefined)[] => values ?? [undefined];
-  const asked = points({
-    model: models,
-    preset: flags.preset,
-    stored: some(flags.stored),
-    kernel: some(flags.kernel),
-    headSampler: some(flags.headSampler),
-    headSteps: some(flags.headSteps),
-    cfg: some(flags.cfg),
-    cfgInterval: some(flags.cfgInterval),
-    batch: flags.batch,
-    steps: flags.steps,
-  });
+  const asked: Point[] = [];
+  for (const model of models) {
+    const isDiscrete = !presets[model] && (await modelKind(model)) === 'discrete';
+    const axes = {
+      model: [model],
+      preset: flags.preset,
+      codes: some(flags.codes),
+      stored: some(flags.stored),
+      kernel: some(flags.kernel),
+      headSampler: some(flags.headSampler),
+      headSteps: some(flags.headSteps),
+      cfg: some(flags.cfg),
+      cfgInterval: some(flags.cfgInterval),
+      batch: flags.batch,
+      steps: flags.steps,
+    };
+    asked.push(...modelPoints(axes, isDiscrete));
+  }
+  const random = flags.vae && asked.find(({ model, preset }) => presets[model] && preset && drawsCodes(preset));
+  if (random)
+    throw new EmigmError(
+      'input',
+      `--vae decodes latents, preset ${random.preset} draws codes: leave one of the two out`,
+    );
+  if (flags.codes && !asked.some(({ codes }) => codes)) {
+    throw new EmigmError('input', '--codes counts for sizes with --preset maskgit or mdm: add these, or leave it out');
+  }
   for (const point of asked) settingsOf(point, undefined, flags.seed);
   return asked;
 }

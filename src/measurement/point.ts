@@ -1,7 +1,8 @@
 /** Points of a sweep: one model, one way of sampling, one way of computing. */
 import { EmigmError } from '../errors.ts';
 import { axisPresets, type AxisPreset } from '../masking/axes.ts';
-import type { ModelConfig } from '../models/config.ts';
+import { type ModelConfig, presets } from '../models/config.ts';
+import type { DiscreteConfig } from '../models/discrete/config.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
 import { settingsOfAxes } from '../sampling/axes.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
@@ -12,6 +13,8 @@ export interface Point {
   model: string;
   /** A known model as a point on the axes of masked generation: mask schedule, counts, order, guidance, network. */
   preset?: AxisPreset;
+  /** Codes of the random codebook, for sizes with a preset that draws codes; undefined: 1024. */
+  codes?: number;
   /** How weights of linear layers are stored; undefined: f16 on GPUs that have it, else f32. */
   stored?: Stored;
   /** Implementations by op, where not the device's first choice: `{ matmul: 'reference' }`. */
@@ -37,6 +40,27 @@ export function points(axes: Axes): Point[] {
   return [...found.values()];
 }
 
+/**
+ * The combinations of one model, a file or a size. Where codes are drawn there is no diffusion head: its settings make
+ * no further points; nor do sizes of a codebook where it is the file's, or there is none.
+ * @throws EmigmError 'input' when a preset draws the other kind of tokens than the file's network
+ */
+export function modelPoints(axes: Axes, fileDrawsCodes: boolean): Point[] {
+  return axes.model.flatMap((model) =>
+    axes.preset.flatMap((preset) => {
+      const isSize = presets[model] !== undefined;
+      if (!isSize) checkPreset({ model, preset }, fileDrawsCodes);
+      const ofCodes = fileDrawsCodes || (preset !== undefined && drawsCodes(preset));
+      return points({
+        ...axes,
+        ...{ model: [model], preset: [preset] },
+        ...(!(isSize && ofCodes) && { codes: [undefined] }),
+        ...(ofCodes && { headSampler: [undefined], headSteps: [undefined] }),
+      });
+    }),
+  );
+}
+
 /** `matmul=reference+attention=reference`; `default` for the device's own choice. */
 export function rungName(kernel: Point['kernel']): string {
   const names = Object.entries(kernel ?? {}).map(([op, variant]) => `${op}=${variant}`);
@@ -45,10 +69,11 @@ export function rungName(kernel: Point['kernel']): string {
 
 /** What tells the point from all others in a file of measurements, and a person what it is. */
 export function pointId(point: Point): string {
-  const { model, preset, stored, kernel, steps, headSteps, headSampler, cfg, cfgInterval, batch } = point;
+  const { model, preset, codes, stored, kernel, steps, headSteps, headSampler, cfg, cfgInterval, batch } = point;
   const parts = [
     model.split(/[\\/]/).at(-1)!,
     preset,
+    codes && `codes=${codes}`,
     stored,
     kernel && Object.keys(kernel).length > 0 ? rungName(kernel) : undefined,
     steps && `steps=${steps}`,
@@ -61,26 +86,40 @@ export function pointId(point: Point): string {
   return parts.filter(Boolean).join(' ');
 }
 
-/**
- * How a preset samples, as sampling settings.
- * @throws EmigmError 'input' for presets that draw codes: the sampler draws continuous tokens
- */
-export function presetSettings(preset: AxisPreset): Partial<SampleSettings> {
-  const axes = axisPresets[preset];
-  if (axes.conditional !== 'diffusion') {
-    const usable = Object.entries(axisPresets).filter(([, one]) => one.conditional === 'diffusion');
-    throw new EmigmError(
-      'input',
-      `preset ${preset} draws codes of a codebook; latency is measured for ${usable.map(([name]) => name).join(', ')}`,
-    );
-  }
-  return settingsOfAxes(axes);
+/** Codes of MaskGIT's VQ-GAN (Chang et al. 2022, section 4), and the pixels of a side that one stands for. */
+const CODES = 1024;
+const CODE_STRIDE = 16;
+
+/** Whether the preset draws codes of a codebook. */
+export const drawsCodes = (preset: AxisPreset): boolean => axisPresets[preset].conditional === 'categorical';
+
+/** How a preset samples, as sampling settings. */
+export const presetSettings = (preset: AxisPreset): Partial<SampleSettings> => settingsOfAxes(axisPresets[preset]);
+
+/** The network of a size that gets random weights: the preset's, of codes where it draws codes. */
+export function sizeConfig(
+  size: ModelConfig,
+  { preset, codes = CODES }: Pick<Point, 'preset' | 'codes'>,
+): ModelConfig | DiscreteConfig {
+  if (!preset) return size;
+  const { network, unconditional } = axisPresets[preset];
+  const config = { ...size, mae: network === 'mae', maskGuidance: unconditional === 'mask' };
+  if (!drawsCodes(preset)) return config;
+  const { headDepth: _, headWidth: __, ...trunk } = config;
+  return { ...trunk, vaeStride: CODE_STRIDE, patchSize: 1, codes };
 }
 
-/** The preset's network of the same size; weights are random then. */
-export function presetConfig(config: ModelConfig, preset: AxisPreset): ModelConfig {
-  const { network, unconditional } = axisPresets[preset];
-  return { ...config, mae: network === 'mae', maskGuidance: unconditional === 'mask' };
+/** A file's network is as it is: @throws EmigmError 'input' when the preset draws the other kind of tokens */
+export function checkPreset({ model, preset }: Pick<Point, 'model' | 'preset'>, isDiscrete: boolean): void {
+  if (!preset || drawsCodes(preset) === isDiscrete) return;
+  const name = model.split(/[\\/]/).at(-1)!;
+  const kinds = isDiscrete ? 'continuous tokens' : 'codes';
+  const those = Object.keys(axisPresets).filter((one) => drawsCodes(one as AxisPreset) === isDiscrete);
+  throw new EmigmError(
+    'input',
+    `preset ${preset} draws ${kinds}, ${name} ${isDiscrete ? 'codes' : 'continuous tokens'}: take --preset ${those.join(' or ')} ` +
+      `with this file, or a size with random weights, such as --model b-256`,
+  );
 }
 
 /** The settings that the point asks for itself, above its preset's. */

@@ -1,6 +1,8 @@
 /** Numbers for benchmarks: cheap, and the same in every run. */
+import type { Codebook } from '../formats/codebook.ts';
 import { crc32 } from '../formats/crc32.ts';
 import { type ModelConfig, parameterShapes } from '../models/config.ts';
+import { type DiscreteConfig, discreteShapes, isDiscrete } from '../models/discrete/config.ts';
 import type { WeightSource } from '../nn/weights.ts';
 import type { InputSource } from '../ops/problem.ts';
 
@@ -26,8 +28,8 @@ export function numbers(seed: number): InputSource {
  * Random weights of any configuration, made when they are asked for: no file, and one parameter at a time in memory.
  * Scaled so that activations stay near 1: norms begin as the identity, matrices have deviation 1 / sqrt(inputs).
  */
-export function randomWeights(config: ModelConfig): WeightSource {
-  const shapes = parameterShapes(config);
+export function randomWeights(config: ModelConfig | DiscreteConfig): WeightSource {
+  const shapes = isDiscrete(config) ? discreteShapes(config) : parameterShapes(config);
   return {
     shape: (name) => shapes.get(name)!,
     read: async (name) => {
@@ -38,4 +40,10 @@ export function randomWeights(config: ModelConfig): WeightSource {
       return numbers(crc32(new TextEncoder().encode(name))).normal(size, deviation);
     },
   };
+}
+
+/** A codebook of random numbers that fits the configuration: what is timed does not depend on them. */
+export function randomCodebook({ codes: size, channels, patchSize: patch }: DiscreteConfig): Codebook {
+  const codes = new Float32Array(numbers(size).normal(size * channels * patch * patch, 1));
+  return { codes, size, channels, patch, dataScale: 1 };
 }

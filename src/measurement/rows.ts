@@ -68,11 +68,12 @@ function rowOf(id: string, lines: readonly Line[], { peak }: Header, repeats: nu
 export const fields = {
   model: (row: Row) => row.model.name,
   preset: (row: Row) => row.preset ?? '-',
+  codes: (row: Row) => row.model.codes ?? '-',
   stored: (row: Row) => row.stored,
   kernels: (row: Row) => row.kernel,
   steps: (row: Row) => row.settings.steps,
-  'head steps': (row: Row) => row.settings.headSteps,
-  'head sampler': (row: Row) => row.settings.headSampler,
+  'head steps': (row: Row) => row.settings.headSteps ?? '-',
+  'head sampler': (row: Row) => row.settings.headSampler ?? '-',
   cfg: (row: Row) => row.settings.cfg,
   interval: (row: Row) => `${row.settings.cfgInterval.join(' to ')}`,
   batch: (row: Row) => row.batch,
@@ -91,6 +92,7 @@ export function split(rows: readonly Row[]): { varying: Field[]; common: Field[]
 export function label(row: Row, names: readonly Field[]): string {
   const bare: readonly Field[] = ['model', 'stored', 'head sampler'];
   return names
+    .filter((name) => fields[name](row) !== '-')
     .map((name) => (bare.includes(name) ? String(fields[name](row)) : `${name} ${fields[name](row)}`))
     .join(', ');
 }

@@ -2,6 +2,7 @@
 import { EmigmError } from '../errors.ts';
 import { Session } from '../gpu/session.ts';
 import { parameterCounts } from '../models/config.ts';
+import { discreteParameterCount, isDiscrete } from '../models/discrete/config.ts';
 import { decodeFloats } from '../sampling/decode.ts';
 import { rungName } from './point.ts';
 import type { KernelTime, PointFacts, RunSeconds } from './schema.ts';
@@ -16,7 +17,7 @@ export async function timedRun(prepared: Prepared, signal?: AbortSignal): Promis
   const { device, tokenizer } = model;
   const start = performance.now();
   const seconds = (from: number) => (performance.now() - from) / 1000;
-  sampler.load(prepared.plan());
+  prepared.load();
   const began = performance.now();
   sampler.begin(timer);
   let host = seconds(began);
@@ -65,24 +66,27 @@ export function factsOf({ point, model, settings, sampler, seconds }: Prepared):
       parts[part].bytes += bytes;
     }
   }
-  const { seed, ...rest } = settings;
+  const { seed, headSteps, headSampler, headStepsLast, ...rest } = settings;
+  const ofCodes = isDiscrete(config);
+  const head = ofCodes ? undefined : { headSteps, headSampler, headStepsLast };
   const sum = (field: 'flops' | 'bytes') => Object.values(parts).reduce((total, part) => total + part[field], 0);
   return {
     model: {
       name: info.name ?? name.split(/[\\/]/).at(-1)!,
       weights: isRandom ? 'random' : 'file',
-      parameters: parameterCounts(config).total,
+      parameters: ofCodes ? discreteParameterCount(config) : parameterCounts(config).total,
       imageSize: config.imageSize,
       tokens: network.sequenceLength,
+      codes: ofCodes ? config.codes : undefined,
       tokenizer: model.tokenizer?.kind,
     },
     preset: point.preset,
     stored: network.stored,
     kernel: rungName(point.kernel),
-    settings: { ...rest, seed: Number(seed) },
+    settings: { ...head, ...rest, seed: Number(seed) },
     batch: point.batch,
     nfe: sampler.nfe,
-    headEvaluations: sampler.headEvaluations,
+    headEvaluations: ofCodes ? 0 : sampler.headEvaluations,
     dispatches: sampler.dispatches,
     flops: sum('flops'),
     bytes: sum('bytes'),
@@ -100,7 +104,7 @@ export async function kernelTimes(prepared: Prepared, signal?: AbortSignal): Pro
   const { sampler, model } = prepared;
   if (!model.device.hasTimestamps) return undefined;
   const session = new Session(model.device, { nanGuard: false });
-  sampler.load(prepared.plan());
+  prepared.load();
   const found = new Map<string, KernelTime>();
   for (const program of sampler.allPrograms) {
     if (signal?.aborted) throw new EmigmError('aborted', 'stopped');

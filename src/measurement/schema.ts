@@ -36,6 +36,8 @@ const pointFacts = z.object({
     parameters: count,
     imageSize: count,
     tokens: count,
+    /** Of the codebook, where tokens are codes. */
+    codes: count.optional(),
     tokenizer: z.string().optional(),
     /** Where weights come from a file. */
     file: z.object({ name: z.string(), bytes: count }).optional(),
@@ -45,8 +47,9 @@ const pointFacts = z.object({
   kernel: z.string(),
   settings: z.looseObject({
     steps: count,
-    headSteps: z.union([z.number(), z.string()]),
-    headSampler: z.string(),
+    /** Of the diffusion head; models of codes have none. */
+    headSteps: z.union([z.number(), z.string()]).optional(),
+    headSampler: z.string().optional(),
     cfg: z.number(),
     cfgInterval: z.tuple([z.number(), z.number()]),
   }),

@@ -77,7 +77,7 @@ function orderOf(points: readonly Point[], round: number): Point[] {
   };
   const groups = new Map<string, Point[]>();
   for (const point of points) {
-    const key = [point.model, point.preset, point.stored, rungName(point.kernel)].join(' ');
+    const key = [point.model, point.preset, point.codes, point.stored, rungName(point.kernel)].join(' ');
     groups.set(key, [...(groups.get(key) ?? []), point]);
   }
   return shuffled([...groups.values()]).flatMap(shuffled);

@@ -2,18 +2,25 @@
 import { EmigmError } from '../errors.ts';
 import { Device, type DeviceOptions } from '../gpu/device.ts';
 import { PartTimer } from '../gpu/timer.ts';
-import type { ModelConfig } from '../models/config.ts';
-import { presets } from '../models/config.ts';
+import { type ModelConfig, presets } from '../models/config.ts';
+import { type DiscreteConfig, isDiscrete } from '../models/discrete/config.ts';
+import { loadDiscreteModel } from '../models/discrete/file.ts';
+import { DiscreteNetwork } from '../models/discrete/network.ts';
 import { Emigm } from '../models/emigm.ts';
 import type { ModelInfo } from '../models/info.ts';
+import { modelKind } from '../models/kind.ts';
 import { loadModel } from '../models/load.ts';
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../models/tokenizer.ts';
-import type { BatchInput, BatchSampler } from '../sampling/batch.ts';
+import { recommendedSettings } from '../sampling/axes.ts';
+import type { BatchSampler } from '../sampling/batch.ts';
+import type { DiscreteSampler } from '../sampling/discrete/batch.ts';
+import { planDiscrete } from '../sampling/discrete/plan.ts';
+import { prepareDiscrete } from '../sampling/discrete/sample.ts';
 import { prepareBatch } from '../sampling/memory.ts';
 import { planBatch } from '../sampling/plan.ts';
 import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
-import { askedOf, type Point, pointId, presetConfig, rungName } from './point.ts';
-import { randomWeights } from './random_weights.ts';
+import { askedOf, checkPreset, type Point, pointId, rungName, sizeConfig } from './point.ts';
+import { randomCodebook, randomWeights } from './random_weights.ts';
 
 export interface WorkbenchOptions {
   adapter?: string;
@@ -31,8 +38,8 @@ export interface OpenedModel {
   readonly name: string;
   readonly isRandom: boolean;
   readonly device: Device;
-  readonly network: Emigm;
-  readonly config: ModelConfig;
+  readonly network: Emigm | DiscreteNetwork;
+  readonly config: ModelConfig | DiscreteConfig;
   readonly info: Partial<ModelInfo>;
   readonly tokenizer?: Tokenizer;
   /** On the device. */
@@ -45,13 +52,14 @@ export interface Prepared {
   readonly point: Point;
   readonly model: OpenedModel;
   readonly settings: SampleSettings;
-  readonly sampler: BatchSampler;
+  readonly sampler: BatchSampler | DiscreteSampler;
   readonly timer: PartTimer | undefined;
   /** Seconds for recording and compiling. */
   readonly seconds: number;
   /** It has run before, so that memory is in place and code compiled. */
   isWarm: boolean;
-  plan(): BatchInput;
+  /** Plans the batch and puts its inputs on the device. */
+  load(): void;
   dispose(): void;
 }
 
@@ -83,9 +91,10 @@ export class Workbench {
    * @throws EmigmError 'input' when there is no such model, and as loading does
    */
   async model(point: Point): Promise<OpenedModel> {
-    const { model: name, preset, stored, kernel } = point;
+    const { model: name, preset, codes, stored, kernel } = point;
     const isRandom = presets[name] !== undefined;
-    const key = [name, isRandom ? preset : '', stored, rungName(kernel)].join(' ');
+    if (!isRandom) checkPreset(point, (await modelKind(name)) === 'discrete');
+    const key = [name, isRandom ? `${preset} ${codes}` : '', stored, rungName(kernel)].join(' ');
     const known = this.models.get(key);
     this.models.delete(key);
     const opened = known ?? (await this.open(name, point));
@@ -93,7 +102,8 @@ export class Workbench {
     return opened;
   }
 
-  private async open(name: string, { preset, stored, kernel }: Point): Promise<OpenedModel> {
+  private async open(name: string, point: Point): Promise<OpenedModel> {
+    const { stored, kernel } = point;
     const { vae, onLoading, signal } = this.options;
     const device = await this.device(kernel);
     this.makeRoom();
@@ -103,10 +113,11 @@ export class Workbench {
       if (signal?.aborted) throw new EmigmError('aborted', 'stopped');
     };
     const size = presets[name];
-    const config = size && preset ? presetConfig(size, preset) : size;
+    const config = size && sizeConfig(size, point);
+    const options = { stored, onProgress };
     const loaded = config
-      ? { config, info: {}, network: await Emigm.load(device, config, randomWeights(config), { stored, onProgress }) }
-      : await loadModel(name, { device, stored, onProgress });
+      ? { config, info: {}, network: await randomNetwork(device, config, options) }
+      : await loadFile(name, { device, ...options });
     let tokenizer: Tokenizer | undefined;
     try {
       if (vae !== undefined) {
@@ -147,17 +158,17 @@ export class Workbench {
     this.makeRoom(model);
     const classes = Array.from({ length: batch }, (_, i) => i % config.classes);
     const indices = classes.map((_, i) => i);
-    const plan = () => planBatch(network, settings, classes, indices);
     const start = performance.now();
     const scale = config.vaeStride === 1 && config.channels === 3 ? 1 / (info.dataScale ?? 1) : undefined;
-    const sampler = await prepareBatch(network, settings, plan(), scale);
+    const prepared = await record(network, { settings, classes, indices, scale });
+    const { sampler } = prepared;
     const seconds = (performance.now() - start) / 1000;
     const timer = device.hasTimestamps ? new PartTimer(device) : undefined;
     const dispose = (): void => {
       sampler.dispose();
       timer?.dispose();
     };
-    return { point, model, settings, sampler, timer, seconds, isWarm: false, plan, dispose };
+    return { point, model, settings, ...prepared, timer, seconds, isWarm: false, dispose };
   }
 
   /** Gives back what has not been used for longest, until what is left may stay; never `used` and its batches. */
@@ -193,5 +204,41 @@ export class Workbench {
  * @throws EmigmError 'input' naming the first setting that is wrong
  */
 export function settingsOf(point: Point, info: Partial<ModelInfo> | undefined, seed?: number): SampleSettings {
-  return resolveSettings(info?.sampling as Partial<SampleSettings> | undefined, askedOf(point), { seed });
+  return resolveSettings(recommendedSettings(info ?? {}), askedOf(point), { seed });
+}
+
+type LoadOptions = Pick<Point, 'stored'> & { onProgress: (done: number) => void };
+
+const randomNetwork = (
+  device: Device,
+  config: ModelConfig | DiscreteConfig,
+  options: LoadOptions,
+): Promise<Emigm | DiscreteNetwork> =>
+  isDiscrete(config)
+    ? DiscreteNetwork.load(device, config, randomCodebook(config), randomWeights(config), options)
+    : Emigm.load(device, config, randomWeights(config), options);
+
+const loadFile = async (path: string, options: LoadOptions & { device: Device }) =>
+  (await modelKind(path)) === 'discrete' ? loadDiscreteModel(path, options) : loadModel(path, options);
+
+interface Drawing {
+  settings: SampleSettings;
+  classes: readonly number[];
+  indices: readonly number[];
+  scale: number | undefined;
+}
+
+/** Records the batch for either kind of network. */
+async function record(
+  network: Emigm | DiscreteNetwork,
+  { settings, classes, indices, scale }: Drawing,
+): Promise<Pick<Prepared, 'sampler' | 'load'>> {
+  if (network instanceof DiscreteNetwork) {
+    const plan = () => planDiscrete(network, settings, classes, indices);
+    const sampler = await prepareDiscrete(network, settings, plan(), scale);
+    return { sampler, load: () => sampler.load(plan()) };
+  }
+  const plan = () => planBatch(network, settings, classes, indices);
+  const sampler = await prepareBatch(network, settings, plan(), scale);
+  return { sampler, load: () => sampler.load(plan()) };
 }

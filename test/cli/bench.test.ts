@@ -9,8 +9,10 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { writeSafetensors } from '../../src/formats/safetensors.ts';
 import type { Row } from '../../src/measurement/schema.ts';
 import { saveModel } from '../../src/models/checkpoint.ts';
+import { saveDiscreteModel } from '../../src/models/discrete/file.ts';
 import { parameterShapes } from '../../src/models/inception/architecture.ts';
 import { emigm } from '../helpers/cli.ts';
+import { toyCodebook, toyDiscrete, toyDiscreteSource } from '../helpers/discrete.ts';
 import { formulaWeight } from '../helpers/golden.ts';
 import { toyConfig, toySource } from '../helpers/toy.ts';
 
@@ -181,29 +183,36 @@ describe('emigm bench nfe --quality', () => {
 
 describe('emigm report', () => {
   it('lays runs side by side', { timeout: 240_000 }, async () => {
-    for (const name of ['b', 'c']) {
-      const result = await nfe(
-        '--repeat',
-        '1',
-        '--out',
-        at(name),
-        '-q',
-        ...(name === 'c' ? ['--kernel', 'matmul=reference'] : []),
-      );
-      expect(result.code, result.err).toBe(0);
-    }
+    const codes = at('codes.safetensors');
+    const read = async (name: string) => new Float32Array(await toyDiscreteSource(toyDiscrete).read(name));
+    const info = { name: 'toy codes', preset: 'mdm' };
+    await saveDiscreteModel(codes, { config: toyDiscrete, info, codebook: toyCodebook, read });
+    const flags = ['--cfg', '1', '--cfg-interval', '0,1', '--repeat', '1', '-q'];
+    const [b, c] = [
+      await nfe(...flags, '--model', `${model},${codes}`, '--out', at('b')),
+      await nfe(...flags, '--kernel', 'matmul=reference', '--out', at('c')),
+    ];
+    expect([b.code, c.code], b.err + c.err).toEqual([0, 0]);
+    expect(readFileSync(at('b', 'nfe.md'), 'utf8')).toMatch(/^\| toy codes \| 12 \| 2 \| - \| - \| 2 \| 0 \|/m);
+    const refused = await emigm(['bench', 'nfe', '--model', codes, '--preset', 'emigm', '--out', at('bad')]);
+    expect([refused.code, refused.err]).toEqual([1, expect.stringMatching(/take --preset maskgit or mdm with this/)]);
     const result = await emigm(['report', at('b', 'nfe.json'), at('c', 'nfe.json'), '--out', at('d')]);
     expect(result.code, result.err).toBe(0);
     expect(result.out).toMatch(/## Side by side/);
     expect(readdirSync(at('d')).sort()).toEqual(['figures', 'report.csv', 'report.html', 'report.md']);
-    expect(readFileSync(at('d', 'report.csv'), 'utf8').trim().split('\r\n')).toHaveLength(5);
+    expect(readFileSync(at('d', 'report.csv'), 'utf8').trim().split('\r\n')).toHaveLength(7);
   });
 });
 
 describe('bad input ends in one line', () => {
   it.each([
     [['--steps', '4,x'], /positive whole number/],
-    [['--preset', 'maskgit'], /preset maskgit draws codes/],
+    [
+      ['--preset', 'maskgit'],
+      /preset maskgit draws codes, toy.safetensors continuous tokens: take --preset mar or emigm/,
+    ],
+    [['--codes', '20000'], /16384 at most/],
+    [['--codes', '2048'], /--codes counts for sizes with --preset maskgit or mdm/],
     [['--kernel', 'matmul=fast'], /must be one of matmul=default\|reference\|/],
     [['--head-steps', 'ddim25'], /head steps of dpm-solver must be a positive integer/],
     [['--cfg-interval', '0.3,0.1'], /reversed; give 0.1,0.3/],

@@ -5,14 +5,28 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
 import { measurePeak } from '../../src/measurement/peak.ts';
-import { type Point, pointId, points, presetSettings } from '../../src/measurement/point.ts';
+import {
+  checkPreset,
+  modelPoints,
+  type Point,
+  pointId,
+  points,
+  presetSettings,
+  sizeConfig,
+} from '../../src/measurement/point.ts';
 import { assemble } from '../../src/measurement/rows.ts';
 import { type Header, type Line, parseLine, parseReport, VERSION } from '../../src/measurement/schema.ts';
 import { sweep } from '../../src/measurement/sweep.ts';
 import { Workbench } from '../../src/measurement/workbench.ts';
 import { saveModel } from '../../src/models/checkpoint.ts';
+import { presets } from '../../src/models/config.ts';
+import { checkDiscreteConfig, discreteParameterCount } from '../../src/models/discrete/config.ts';
+import { loadDiscreteModel, saveDiscreteModel } from '../../src/models/discrete/file.ts';
 import { loadModel } from '../../src/models/load.ts';
-import { sample } from '../../src/sampling/sample.ts';
+import { sampleAny } from '../../src/sampling/any.ts';
+import { presetSettings as wholePreset } from '../../src/sampling/axes.ts';
+import { emptyStats, sample } from '../../src/sampling/sample.ts';
+import { toyCodebook, toyDiscrete, toyDiscreteSource } from '../helpers/discrete.ts';
 import { toyConfig, toySource } from '../helpers/toy.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'emigm-sweep-'));
@@ -66,11 +80,51 @@ describe('points', () => {
     expect(pointId(all[0])).toBe('toy.safetensors f32 steps=2 interval=0..1 batch=1');
   });
 
-  it('presets sample as their axes say; those that draw codes are refused', () => {
+  it('presets sample as their axes say, on networks of their own kind', () => {
     expect(presetSettings('mar')).toEqual({
       ...{ maskSchedule: 'cosine', counts: 'floor', order: 'random', cfgSchedule: 'linear' },
     });
-    expect(() => presetSettings('maskgit')).toThrow(/preset maskgit draws codes .* for mar, emigm/);
+    expect(presetSettings('maskgit')).toMatchObject({ order: 'confidence', maskSchedule: 'cosine', counts: 'floor' });
+    const size = presets['xs-256'];
+    expect(sizeConfig(size, {})).toBe(size);
+    expect(sizeConfig(size, { preset: 'mar', codes: 12 })).toEqual({ ...size, maskGuidance: false });
+    for (const preset of ['maskgit', 'mdm'] as const) {
+      const { headDepth: _, headWidth: __, ...trunk } = size;
+      const config = sizeConfig(size, { preset });
+      expect(config).toEqual({ ...trunk, mae: false, maskGuidance: false, codes: 1024 });
+      expect(checkDiscreteConfig(config)).toEqual(config);
+      const more = sizeConfig(presets['xs-512'], { preset, codes: 16384 });
+      expect(more).toMatchObject({ codes: 16384, vaeStride: 16, patchSize: 1 });
+    }
+    const file = 'a/toy.safetensors';
+    expect(() => checkPreset({ model: file, preset: 'maskgit' }, false)).toThrow(
+      /preset maskgit draws codes, toy.safetensors continuous tokens: take --preset mar or emigm .*--model b-256/,
+    );
+    expect(() => checkPreset({ model: file, preset: 'mar' }, true)).toThrow(/codes: take --preset maskgit or mdm/);
+    for (const preset of ['maskgit', undefined] as const) checkPreset({ model: file, preset }, true);
+  });
+});
+
+describe('combinations of a model', () => {
+  const axes: Parameters<typeof modelPoints>[0] = {
+    model: [],
+    ...{ preset: ['emigm', 'maskgit'], codes: [256, 1024], stored: [undefined], kernel: [undefined], batch: [1] },
+    ...{ headSampler: [undefined, 'ddpm'], headSteps: [4, 8], cfg: [1, 2], cfgInterval: [undefined], steps: [2] },
+  };
+  const ids = (model: string, isDiscrete: boolean, preset: Point['preset'][] = [...axes.preset]) =>
+    modelPoints({ ...axes, model: [model], preset }, isDiscrete).map(pointId);
+
+  it('leave out what a model of codes, or of none, does not have', () => {
+    const size = ids('xs-256', false);
+    expect(size.filter((id) => id.startsWith('xs-256 emigm'))).toHaveLength(8);
+    expect(size.filter((id) => id.startsWith('xs-256 maskgit'))).toEqual(
+      [256, 1024].flatMap((codes) => [1, 2].map((cfg) => `xs-256 maskgit codes=${codes} steps=2 cfg=${cfg} batch=1`)),
+    );
+    expect(ids('a.safetensors', true, [undefined])).toEqual(
+      [1, 2].map((cfg) => `a.safetensors steps=2 cfg=${cfg} batch=1`),
+    );
+    expect(ids('a.safetensors', false, ['mar'])).toHaveLength(8);
+    expect(() => ids('a.safetensors', true)).toThrow(/preset emigm draws continuous tokens, a.safetensors codes/);
   });
 });
 
@@ -117,6 +171,41 @@ describe('a sweep', () => {
     expect(row.kernels!.reduce((sum, kernel) => sum + kernel.dispatches, 0)).toBe(row.dispatches);
     expect(Object.keys(row.parts).sort()).toEqual(['decoder', 'encoder', 'head', 'idle', 'rest']);
     expect(row.memory.weights).toBeGreaterThan(0);
+  });
+
+  it('runs models of codes, counted as a sampling run counts them', async () => {
+    const codes = join(folder, 'codes.safetensors');
+    const read = async (name: string) => new Float32Array(await toyDiscreteSource(toyDiscrete).read(name));
+    const info = { name: 'toy codes', preset: 'maskgit', sampling: { cfg: 2 } };
+    await saveDiscreteModel(codes, { config: toyDiscrete, info, codebook: toyCodebook, read });
+    const asked = toyPoints({
+      model: [codes],
+      preset: [undefined, 'mdm'],
+      batch: [2],
+      steps: [3],
+      cfgInterval: [[0, 1]],
+    });
+    const lines = await run(asked, 1);
+    for (const line of lines) expect(parseLine(JSON.parse(JSON.stringify(line)), 'line')).toEqual(line);
+    const { rows } = assemble(header, lines, asked.map(pointId), { date: 'now', command: 'emigm', repeats: 1 });
+    const loaded = await loadDiscreteModel(codes);
+    for (const [i, preset] of (['maskgit', 'mdm'] as const).entries()) {
+      const row = rows[i];
+      const stats = emptyStats();
+      const settings = { ...wholePreset(preset), steps: 3, cfg: 2, classes: [0, 1], batch: 2 };
+      for await (const _ of sampleAny(loaded.network, settings, stats));
+      const { nfe, dispatches } = stats;
+      expect(row).toMatchObject({ nfe, dispatches, headEvaluations: 0, batch: 2 });
+      expect(row.model).toMatchObject({ codes: 12, tokens: 16, parameters: discreteParameterCount(toyDiscrete) });
+      expect(row.settings).toMatchObject({ order: wholePreset(preset).order, steps: 3 });
+      expect(row.settings).not.toHaveProperty('headSteps');
+      expect(Object.keys(row.parts).sort()).toEqual(['decoder', 'encoder', 'head', 'idle', 'rest']);
+    }
+    loaded.dispose();
+    // By confidence logits of all masked tokens are wanted, else of those to be revealed.
+    expect(rows[0].work.head.flops).toBeGreaterThan(1.5 * rows[1].work.head.flops);
+    expect(rows[0].nfe).toBe(6);
+    expect(rows[0].preset).toBeUndefined();
   });
 
   it('counts the work of each batch, step and head step', async () => {

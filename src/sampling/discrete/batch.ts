@@ -104,7 +104,12 @@ export class DiscreteSampler implements PreparedBatch<DiscreteInput> {
   }
 
   get dispatches(): number {
-    return [...this.programs.steps, this.programs.finish].reduce((sum, { dispatches }) => sum + dispatches.length, 0);
+    return this.allPrograms.reduce((sum, { dispatches }) => sum + dispatches.length, 0);
+  }
+
+  /** Every program of a batch, for profiles and FLOP counts; the part `head` is the logits and the choice by them. */
+  get allPrograms(): readonly Program[] {
+    return [...this.programs.steps, this.programs.finish];
   }
 
   /** Bytes that the batch takes besides the weights: in all, and its largest buffer. Known before `prepare`. */
@@ -161,10 +166,8 @@ export class DiscreteSampler implements PreparedBatch<DiscreteInput> {
     const asked = askedOf(step);
     const halves = guidance === undefined ? 1 : 2;
     const positions: Index = { tensor, offset: step.asked };
-    const at = r.within('lists', () => {
-      if (!step.positions) positionList(r, codes, positions, { batch, seqLen, of: 'masked', count: asked });
-      return this.rows(r, layout, step, halves);
-    });
+    if (!step.positions) positionList(r, codes, positions, { batch, seqLen, of: 'masked', count: asked });
+    const at = this.rows(r, layout, step, halves);
     const shape = { batch: halves * batch, visible: seqLen - step.masked, queries: asked };
     const z = model.conditions(r, codes, at, shape);
     const index = (offset: number): Index => ({ tensor: this.tensors.index, offset });
@@ -172,7 +175,7 @@ export class DiscreteSampler implements PreparedBatch<DiscreteInput> {
       const rows = halves * chunk.count;
       const part = chunk.z < 0 ? z : gatherRows(r, z, index(chunk.z), rows, config.decoderWidth);
       const logits = model.logits(r, part);
-      r.within('choice', () => {
+      r.within('head', () => {
         if (guidance !== undefined) guideLogits(r, logits, config.codes, guidance);
         const list = { tensor, offset: positions.offset + chunk.first };
         const of = { positions: list, images, seqLen, rows: chunk.count };
@@ -181,7 +184,7 @@ export class DiscreteSampler implements PreparedBatch<DiscreteInput> {
         sampleCodes(r, logits, config.codes, of, sampling, { sampled, confidence });
       });
     }
-    r.within('choice', () => {
+    r.within('head', () => {
       revealConfident(r, { sampled, confidence }, positions, codes, { batch, masked: asked, count });
     });
   }

@@ -11,11 +11,30 @@ import {
   type SampleRequest,
   type SampleStats,
 } from '../sample.ts';
-import { resolveSettings } from '../settings.ts';
+import { resolveSettings, type SampleSettings } from '../settings.ts';
 import { DiscreteSampler } from './batch.ts';
 import { type DiscreteInput, planDiscrete } from './plan.ts';
 
 export type DiscreteRequest = Omit<SampleRequest, 'kept'>;
+
+/** Records a batch and takes its memory. @throws EmigmError 'memory' naming a batch size to try */
+export async function prepareDiscrete(
+  model: DiscreteNetwork,
+  settings: SampleSettings,
+  input: DiscreteInput,
+  outputScale?: number,
+): Promise<DiscreteSampler> {
+  const sampler = new DiscreteSampler(model, input, { ...settings, outputScale });
+  try {
+    await sampler.prepare();
+    return sampler;
+  } catch (cause) {
+    sampler.dispose();
+    if (!(cause instanceof EmigmError) || cause.code !== 'memory' || input.classRows.length === 1) throw cause;
+    const smaller = Math.ceil(input.classRows.length / 2);
+    throw new EmigmError('memory', `${cause.message}; try --batch ${smaller}`, { cause });
+  }
+}
 
 /**
  * Samples images batch by batch; latents are the patches of the codes. Each image depends on the seed, its index, its
@@ -31,18 +50,7 @@ export async function* sampleDiscreteBatches(
   const settings = resolveSettings(rest);
   const method: BatchMethod<DiscreteInput, DiscreteSampler> = {
     plan: (classes, indices) => planDiscrete(model, settings, classes, indices),
-    async prepare(input) {
-      const sampler = new DiscreteSampler(model, input, { ...settings, outputScale });
-      try {
-        await sampler.prepare();
-        return sampler;
-      } catch (cause) {
-        sampler.dispose();
-        if (!(cause instanceof EmigmError) || cause.code !== 'memory' || input.classRows.length === 1) throw cause;
-        const smaller = Math.ceil(input.classRows.length / 2);
-        throw new EmigmError('memory', `${cause.message}; try --batch ${smaller}`, { cause });
-      }
-    },
+    prepare: (input) => prepareDiscrete(model, settings, input, outputScale),
     async revealed(sampler, { steps, classRows }, done) {
       const planned = steps.slice(0, done).flatMap(({ positions }) => (positions ? [{ positions }] : []));
       if (planned.length > 0) return revealedMasks(planned, model.sequenceLength);
