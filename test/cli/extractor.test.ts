@@ -118,7 +118,7 @@ describe('refuses in one line', () => {
   it.each([
     [['--extractor', 'none.safetensors'], /--extractor none\.safetensors: no such file; give inception, clothing32 or/],
     [['--extractor', model], /toy\.safetensors is no classifier/],
-    [['--extractor', 'clothing32', '--shard', '0/2'], /--shard splits what --generate draws/],
+    [['--extractor', 'clothing32', '--shard', '0/2'], /shard 0 of 2 needs a folder for its sums: --state/],
     [['--extractor', 'clothing32', '--sfid'], /--sfid is of Inception's features/],
     [['--extractor', 'clothing32', '--inception', 'w.pth'], /name two networks; leave one out/],
   ])('%s', async (argv, message) => {
