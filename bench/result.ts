@@ -1,9 +1,8 @@
 /** What a benchmark run leaves behind: numbers, and all that is needed to see where they come from. */
-import { cpus } from 'node:os';
 import { mkdirSync } from 'node:fs';
 import { basename, dirname, isAbsolute } from 'node:path';
-import { commit, versions } from '../src/cli/versions.ts';
-import { writeAtomically } from '../src/formats/files.ts';
+import { commit, processorText, versions } from '../src/cli/versions.ts';
+import { reportJson, writeText } from '../src/cli/write_report.ts';
 import type { Device } from '../src/gpu/device.ts';
 import type { Problem } from '../src/ops/op.ts';
 
@@ -98,22 +97,31 @@ export interface BenchResult {
   training: TrainingRow[];
 }
 
-export function emptyResult(device: Pick<Device, 'name' | 'driver'>, argv: readonly string[]): BenchResult {
-  const processors = cpus();
+/** When, how and on what a benchmark was run; `script` is what its arguments follow. */
+export function resultHead(device: Pick<Device, 'name' | 'driver'>, argv: readonly string[], script: string) {
   return {
     schema: SCHEMA,
     date: new Date().toISOString(),
-    command: ['npm run bench --', ...argv.map((word) => (isAbsolute(word) ? basename(word) : word))].join(' '),
+    command: [script, ...argv.map((word) => (isAbsolute(word) ? basename(word) : word))].join(' '),
     adapter: device.name,
     driver: device.driver,
-    cpu: `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`,
+    cpu: processorText(),
     versions: versions(),
     commit: commit() ?? 'unknown',
-    ops: [],
-    host: [],
-    sampling: [],
-    training: [],
-  };
+  } as const;
+}
+
+export function emptyResult(device: Pick<Device, 'name' | 'driver'>, argv: readonly string[]): BenchResult {
+  return { ...resultHead(device, argv, 'npm run bench --'), ops: [], host: [], sampling: [], training: [] };
+}
+
+/** Writes a result of one list, a line a row, so that results can be compared by diff. @throws EmigmError 'file' */
+export async function writeRows<T extends { readonly rows: readonly object[] }>(
+  path: string,
+  result: T,
+): Promise<void> {
+  mkdirSync(dirname(path), { recursive: true });
+  await writeText(path, reportJson(result));
 }
 
 /** @throws EmigmError 'file' */
@@ -125,5 +133,5 @@ export async function writeResult(path: string, result: BenchResult): Promise<vo
   const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
   const rows = Object.entries({ ops, host, sampling, training }).map(([name, value]) => `  "${name}": ${list(value)}`);
   const text = `{\n${[...fields, ...rows].join(',\n')}\n}\n`; // a line a row, so that results can be compared by diff
-  await writeAtomically(path, (put) => put(new TextEncoder().encode(text)));
+  await writeText(path, text);
 }

@@ -1,10 +1,9 @@
 /** `npm run bench`: times of kernels, of the host, of whole sampling runs. */
 import { join } from 'node:path';
-import { Command, CommanderError, Option } from 'commander';
+import { Command, Option } from 'commander';
 import type { Io } from '../src/cli/io.ts';
 import { oneOf, positiveInteger } from '../src/cli/options.ts';
 import { createProgress } from '../src/cli/progress.ts';
-import { EmigmError } from '../src/errors.ts';
 import { Device } from '../src/gpu/device.ts';
 import { packageFolder } from '../src/gpu/node.ts';
 import { benchHost } from './host.ts';
@@ -13,6 +12,7 @@ import { resultText } from './report.ts';
 import { type BenchResult, emptyResult, writeResult } from './result.ts';
 import { benchSampling } from './sampling.ts';
 import { benchTraining } from './training.ts';
+import { runStoppable } from './main.ts';
 
 const PARTS = ['ops', 'host', 'sampling', 'training'] as const;
 const SHIPPED = join(packageFolder(), 'weights', 'clothing32.safetensors');
@@ -122,25 +122,4 @@ export async function bench(argv: readonly string[], io: Io): Promise<BenchResul
   return result;
 }
 
-/** Runs and turns errors into one line and an exit code. */
-async function main(): Promise<number> {
-  const stop = new AbortController();
-  process.on('SIGINT', () => (stop.signal.aborted ? process.exit(130) : stop.abort()));
-  const io: Io = {
-    out: (line) => void process.stdout.write(`${line}\n`),
-    err: (line) => void process.stderr.write(`${line}\n`),
-    columns: process.stderr.isTTY ? process.stderr.columns : undefined,
-    signal: stop.signal,
-  };
-  try {
-    await bench(process.argv.slice(2), io);
-    return 0;
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (!(error instanceof EmigmError)) throw error;
-    io.err(`bench: ${error.message}`);
-    return stop.signal.aborted ? 130 : 1;
-  }
-}
-
-if (process.argv[1] === import.meta.filename) process.exitCode = await main();
+if (process.argv[1] === import.meta.filename) process.exitCode = await runStoppable('bench', bench);

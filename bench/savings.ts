@@ -3,8 +3,8 @@
  * draws the same batch of images; the seconds are compared with those of the exact setting in the same round.
  */
 import { mkdirSync } from 'node:fs';
-import { basename, dirname, isAbsolute } from 'node:path';
-import { Command, CommanderError } from 'commander';
+import { basename, dirname } from 'node:path';
+import { Command } from 'commander';
 import { openExtractor, shippedClassifier } from '../src/cli/classifier_flags.ts';
 import type { Io } from '../src/cli/io.ts';
 import { shippedModel } from '../src/cli/open.ts';
@@ -26,7 +26,7 @@ import { HeadSampler } from '../src/sampling/head_sampler.ts';
 import { planModel, prepareBatch } from '../src/sampling/memory.ts';
 import { planBatch } from '../src/sampling/plan.ts';
 import { resolveSettings, type SampleSettings } from '../src/sampling/settings.ts';
-import { emptyResult } from './result.ts';
+import { resultHead, writeRows } from './result.ts';
 import {
   type Batch,
   encode,
@@ -36,8 +36,8 @@ import {
   savingsTable,
   type Work,
   workTable,
-  writeSavings,
 } from './savings_result.ts';
+import { runStoppable } from './main.ts';
 
 /** The exact setting, the savings one by one and together; then what else could be done: other numbers of steps. */
 const POINTS: readonly SavingPoint[] = [
@@ -256,7 +256,7 @@ async function measure(flags: Flags, points: readonly SavingPoint[], argv: reado
     const rows = rowsOf(points, works, batches, reference?.statistics, extractor);
     io.out(savingsTable(rows));
     if (!flags.out) return;
-    await writeSavings(flags.out, { ...head, photographs: reference?.count, rounds: flags.rounds }, rows);
+    await writeRows(flags.out, { ...head, photographs: reference?.count, rounds: flags.rounds, rows });
     io.out(`\nwritten to ${flags.out}`);
   } finally {
     state.close();
@@ -268,9 +268,7 @@ async function measure(flags: Flags, points: readonly SavingPoint[], argv: reado
 
 /** What is at the head of the result. */
 function headOf(device: Device, argv: readonly string[], { model, batch }: Flags) {
-  const { ops: _, host: __, sampling: ___, training: ____, ...head } = emptyResult(device, argv);
-  const words = argv.map((word) => (isAbsolute(word) ? basename(word) : word));
-  return { ...head, command: ['npx tsx bench/savings.ts', ...words].join(' '), model: basename(model), batch };
+  return { ...resultHead(device, argv, 'npx tsx bench/savings.ts'), model: basename(model), batch };
 }
 
 export async function savings(argv: readonly string[], io: Io): Promise<void> {
@@ -285,24 +283,4 @@ export async function savings(argv: readonly string[], io: Io): Promise<void> {
   io.out(workTable(await planned(flags.work, ofSampling)));
 }
 
-async function main(): Promise<number> {
-  const stop = new AbortController();
-  process.on('SIGINT', () => (stop.signal.aborted ? process.exit(130) : stop.abort()));
-  const io: Io = {
-    out: (line) => void process.stdout.write(`${line}\n`),
-    err: (line) => void process.stderr.write(`${line}\n`),
-    columns: process.stderr.isTTY ? process.stderr.columns : undefined,
-    signal: stop.signal,
-  };
-  try {
-    await savings(process.argv.slice(2), io);
-    return 0;
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (!(error instanceof EmigmError)) throw error;
-    io.err(`savings: ${error.message}`);
-    return stop.signal.aborted ? 130 : 1;
-  }
-}
-
-if (process.argv[1] === import.meta.filename) process.exitCode = await main();
+if (process.argv[1] === import.meta.filename) process.exitCode = await runStoppable('savings', savings);

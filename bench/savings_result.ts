@@ -1,10 +1,6 @@
-/** From measured batches to figures, a table and a file: what cheaper sampling saves and what it costs. */
-import { mkdirSync } from 'node:fs';
-import { dirname } from 'node:path';
 import { table } from '../src/cli/options.ts';
 import { frechetDistance } from '../src/evaluation/frechet.ts';
 import { Moments, type Statistics } from '../src/evaluation/moments.ts';
-import { writeAtomically } from '../src/formats/files.ts';
 import { quantile } from '../src/measurement/statistics.ts';
 import type { SampleSettings } from '../src/sampling/settings.ts';
 
@@ -175,15 +171,4 @@ export function workTable(works: ReadonlyMap<string, Work>): string {
   ]);
   const head = ['point', 'NFE', 'head rows', ...parts, 'GFLOP', 'x less'];
   return table([head, ...cells], head.map((_, i) => i).slice(1));
-}
-
-/** A line a row, so that results can be compared by diff. @throws EmigmError 'file' */
-export async function writeSavings(path: string, head: object, rows: readonly object[]): Promise<void> {
-  mkdirSync(dirname(path), { recursive: true });
-  const fields = Object.entries(head)
-    .filter(([, value]) => value !== undefined)
-    .map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
-  const list = rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n');
-  const text = `{\n${[...fields, `  "rows": [\n${list}\n  ]`].join(',\n')}\n}\n`;
-  await writeAtomically(path, (put) => put(new TextEncoder().encode(text)));
 }

@@ -2,8 +2,8 @@
 import { execFile } from 'node:child_process';
 import { mkdtempSync, readFileSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { isAbsolute, basename, join, resolve } from 'node:path';
-import { Command, CommanderError } from 'commander';
+import { join, resolve } from 'node:path';
+import { Command } from 'commander';
 import type { Io } from '../src/cli/io.ts';
 import { positiveInteger, table } from '../src/cli/options.ts';
 import { createProgress } from '../src/cli/progress.ts';
@@ -11,8 +11,8 @@ import type { FirstImage } from '../src/cli/sample_start.ts';
 import { EmigmError } from '../src/errors.ts';
 import { packageFolder } from '../src/gpu/node.ts';
 import { type Summary, summarise } from '../src/measurement/statistics.ts';
-import { emptyResult } from './result.ts';
-import { writeSavings as writeRows } from './savings_result.ts';
+import { resultHead, writeRows } from './result.ts';
+import { runStoppable } from './main.ts';
 
 const OWN = join(packageFolder(), 'dist', 'cli', 'main.js');
 
@@ -143,9 +143,7 @@ export async function startup(argv: readonly string[], io: Io): Promise<StartupR
   if (flags.out) {
     const named = (of: (row: StartupRow) => string) => [...new Set(rows.map(of))].join(', ');
     const about = { name: named(({ adapter }) => adapter), driver: named(({ driver }) => driver) };
-    const { ops: _, host: __, sampling: ___, training: ____, ...head } = emptyResult(about, argv);
-    const words = argv.map((word) => (isAbsolute(word) ? basename(word) : word));
-    await writeRows(flags.out, { ...head, command: ['npx tsx bench/startup.ts', ...words].join(' ') }, rows);
+    await writeRows(flags.out, { ...resultHead(about, argv, 'npx tsx bench/startup.ts'), rows });
     io.out(`\nwritten to ${flags.out}`);
   }
   return rows;
@@ -168,24 +166,4 @@ export function startupTable(rows: readonly StartupRow[]): string {
   return table([head, ...body], [3, 4, 5, 6, 7, 8, 9, 10]);
 }
 
-async function main(): Promise<number> {
-  const stop = new AbortController();
-  process.on('SIGINT', () => (stop.signal.aborted ? process.exit(130) : stop.abort()));
-  const io: Io = {
-    out: (line) => void process.stdout.write(`${line}\n`),
-    err: (line) => void process.stderr.write(`${line}\n`),
-    columns: process.stderr.isTTY ? process.stderr.columns : undefined,
-    signal: stop.signal,
-  };
-  try {
-    await startup(process.argv.slice(2), io);
-    return 0;
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (!(error instanceof EmigmError)) throw error;
-    io.err(`startup: ${error.message}`);
-    return stop.signal.aborted ? 130 : 1;
-  }
-}
-
-if (process.argv[1] === import.meta.filename) process.exitCode = await main();
+if (process.argv[1] === import.meta.filename) process.exitCode = await runStoppable('startup', startup);

@@ -19,8 +19,7 @@ import { Kl16 } from '../src/models/kl16/kl16.ts';
 import type { WeightSource } from '../src/nn/weights.ts';
 import { convOp } from '../src/ops/conv_op.ts';
 import { matmulOp } from '../src/ops/matmul.ts';
-import { emptyResult } from './result.ts';
-import { writeSavings } from './savings_result.ts';
+import { resultHead, writeRows } from './result.ts';
 
 /** KL-16's 3 x 3 convolutions: rows and columns of the map, channels in and out. */
 const CONVOLUTIONS = [
@@ -151,9 +150,8 @@ async function main(): Promise<void> {
       console.log(`conv 3 x 3, ${shape}: ${conv.toFixed(1)} GFLOP/s; matmul ${matmul.toFixed(1)}; ${ratio.toFixed(2)}`);
     }
     if (out) {
-      const { ops: _, host: __, sampling: ___, training: ____, ...head } = emptyResult(device, process.argv.slice(2));
-      const command = ['npx tsx bench/tokenizers.ts', ...process.argv.slice(2)].join(' ');
-      await writeSavings(out, { ...head, command, kind, size, convolutions }, layers);
+      const head = resultHead(device, process.argv.slice(2), 'npx tsx bench/tokenizers.ts');
+      await writeRows(out, { ...head, kind, size, convolutions, rows: layers });
     }
     network.dispose();
   } finally {

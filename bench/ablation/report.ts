@@ -1,7 +1,7 @@
 /** `npx tsx bench/ablation/report.ts`: the ablation's measurements as a table and figures in docs, and as a result. */
 import { existsSync, readFileSync, statSync } from 'node:fs';
 import { join } from 'node:path';
-import { Command, CommanderError } from 'commander';
+import { Command } from 'commander';
 import { renderCurves } from '../../src/cli/curves.ts';
 import { makeFolder } from '../../src/cli/open.ts';
 import { writeText } from '../../src/cli/write_report.ts';
@@ -14,6 +14,7 @@ import { ablationFigure } from './figures.ts';
 import { type Line, ofKind, parseLines } from './log.ts';
 import { lastStart, type MeasuredCase, measuredCases, readResult, resultJson, spread, type Spread } from './result.ts';
 import { measurementsFile } from './study.ts';
+import { exitCode } from '../main.ts';
 
 interface Flags {
   docs: string;
@@ -177,17 +178,11 @@ async function main(): Promise<number> {
         '  npx tsx bench/ablation/report.ts bench/results/2026-11-25-lavapipe-ablation.json',
     )
     .exitOverride();
-  try {
+  return exitCode('report', async () => {
     command.parse();
     const files = await report(await mergeMeasurements(command.args), command.opts<Flags>());
     process.stdout.write(`${files.join('\n')}\n`);
-    return 0;
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (!(error instanceof EmigmError)) throw error;
-    process.stderr.write(`report: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
 
 if (process.argv[1] === import.meta.filename) process.exitCode = await main();

@@ -1,18 +1,17 @@
 /** `npx tsx bench/ablation/run.ts`: the paper's ablation in small, on generated shapes. */
 import { readFileSync } from 'node:fs';
-import { cpus } from 'node:os';
 import { basename, isAbsolute, join } from 'node:path';
-import { Command, CommanderError, InvalidArgumentError, Option } from 'commander';
+import { Command, InvalidArgumentError, Option } from 'commander';
 import type { Io } from '../../src/cli/io.ts';
 import { makeFolder } from '../../src/cli/open.ts';
 import { grouped, oneOf, positiveInteger, wholeNumber } from '../../src/cli/options.ts';
 import { createProgress } from '../../src/cli/progress.ts';
-import { commit, versions } from '../../src/cli/versions.ts';
-import { EmigmError } from '../../src/errors.ts';
 import { Device } from '../../src/gpu/device.ts';
 import { study } from './axes.ts';
 import { ofKind } from './log.ts';
 import { measurementsFile, runStudy } from './study.ts';
+import { machineOf } from '../../src/cli/versions.ts';
+import { runStoppable } from '../main.ts';
 
 interface Flags {
   out: string;
@@ -71,7 +70,6 @@ export async function ablate(argv: readonly string[], io: Io): Promise<void> {
   makeFolder(options.out);
   const device = await Device.open({ adapter });
   const progress = createProgress(io, { label: 'ablation', total: 1 });
-  const processors = cpus();
   try {
     const lines = await runStudy(device, {
       ...options,
@@ -81,14 +79,7 @@ export async function ablate(argv: readonly string[], io: Io): Promise<void> {
         'npx tsx bench/ablation/run.ts',
         ...argv.map((word) => (isAbsolute(word) ? basename(word) : word)),
       ].join(' '),
-      machine: {
-        adapter: device.name,
-        driver: device.driver,
-        isCpu: device.isCpu,
-        cpu: `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`,
-        versions: versions(),
-        commit: commit(),
-      },
+      machine: machineOf(device),
       onProgress: (done, what) => progress.update(done, what),
       signal: io.signal,
     });
@@ -100,27 +91,5 @@ export async function ablate(argv: readonly string[], io: Io): Promise<void> {
   }
 }
 
-/** Runs and turns errors into one line and an exit code. */
-async function main(): Promise<number> {
-  const stop = new AbortController();
-  for (const name of ['SIGINT', 'SIGTERM'] as const) {
-    process.on(name, () => (stop.signal.aborted ? process.exit(130) : stop.abort()));
-  }
-  const io: Io = {
-    out: (line) => void process.stdout.write(`${line}\n`),
-    err: (line) => void process.stderr.write(`${line}\n`),
-    columns: process.stderr.isTTY ? process.stderr.columns : undefined,
-    signal: stop.signal,
-  };
-  try {
-    await ablate(process.argv.slice(2), io);
-    return 0;
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (!(error instanceof EmigmError)) throw error;
-    io.err(`ablation: ${error.message}`);
-    return stop.signal.aborted ? 130 : 1;
-  }
-}
-
-if (process.argv[1] === import.meta.filename) process.exitCode = await main();
+if (process.argv[1] === import.meta.filename)
+  process.exitCode = await runStoppable('ablation', ablate, ['SIGINT', 'SIGTERM']);

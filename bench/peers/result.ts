@@ -1,8 +1,4 @@
-/** What a run beside the peers leaves behind, as JSON and as a table. */
-import { mkdirSync } from 'node:fs';
-import { dirname } from 'node:path';
 import { table } from '../../src/cli/options.ts';
-import { writeAtomically } from '../../src/formats/files.ts';
 
 export interface PeerRow {
   work: string;
@@ -93,13 +89,4 @@ export function resultTable({ rows, adapter, driver, commit, date }: PeerResult)
   return [`${adapter} (${driver}); commit ${commit}; ${date.slice(0, 10)}`, '', text, '', ...notes]
     .join('\n')
     .trimEnd();
-}
-
-/** A line a row, so that results can be compared by diff. @throws EmigmError 'file' */
-export async function writePeers(path: string, { rows, ...head }: PeerResult): Promise<void> {
-  mkdirSync(dirname(path), { recursive: true });
-  const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
-  const list = rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n');
-  const text = `{\n${[...fields, `  "rows": [\n${list}\n  ]`].join(',\n')}\n}\n`;
-  await writeAtomically(path, (put) => put(new TextEncoder().encode(text)));
 }

@@ -1,10 +1,9 @@
 /** The same work in this engine and in others, interleaved, checked for equal numbers, printed as ratios. */
 import { createRequire } from 'node:module';
-import { cpus } from 'node:os';
 import { basename, isAbsolute } from 'node:path';
-import { Command, CommanderError, Option } from 'commander';
+import { Command, Option } from 'commander';
 import { oneOf, positiveInteger } from '../../src/cli/options.ts';
-import { commit } from '../../src/cli/versions.ts';
+import { commit, processorText } from '../../src/cli/versions.ts';
 import { EmigmError } from '../../src/errors.ts';
 import { Device } from '../../src/gpu/device.ts';
 import { summarise } from '../../src/measurement/statistics.ts';
@@ -13,8 +12,10 @@ import { Float64Ops } from './float64.ts';
 import { PEERS } from './peer.ts';
 import { type PeerHandle, PeerProcess } from './process.ts';
 import { PythonProcess } from './python.ts';
-import { type PeerResult, type PeerRow, resultTable, withRatios, writePeers } from './result.ts';
+import { type PeerResult, type PeerRow, resultTable, withRatios } from './result.ts';
 import { type Workload, workloads } from './workloads.ts';
+import { exitCode } from '../main.ts';
+import { writeRows } from '../result.ts';
 
 interface Flags {
   adapter?: string;
@@ -90,7 +91,7 @@ export async function comparePeers(argv: readonly string[], say: (line: string) 
     for (const work of chosen) {
       result.rows.push(...withRatios(await measure(work, processes, flags, result)));
       for (const row of result.rows.filter((row) => row.work === work.name)) say(line(row));
-      if (flags.json) await writePeers(flags.json, result); // so that what is done stays when the rest is cut short
+      if (flags.json) await writeRows(flags.json, result); // so that what is done stays when the rest is cut short
     }
   } finally {
     for (const process of processes) process.kill();
@@ -116,7 +117,7 @@ async function emptyResult(flags: Flags, argv: readonly string[]): Promise<{ res
     command: ['npx tsx bench/peers/run.ts', ...words].join(' '),
     adapter,
     driver,
-    cpu: `${cpus().length} x ${cpus()[0]?.model.trim() ?? 'unknown'}`,
+    cpu: processorText(),
     commit: commit() ?? 'unknown',
     versions: {},
     devices: {},
@@ -249,18 +250,9 @@ function relativeError(output: Float32Array, reference: ArrayLike<number>): numb
   return error / largest;
 }
 
-/** Runs and turns errors into one line and an exit code. */
-async function main(): Promise<number> {
-  try {
+if (process.argv[1] === import.meta.filename) {
+  process.exitCode = await exitCode('peers', async () => {
     const result = await comparePeers(process.argv.slice(2), (text) => void process.stderr.write(`${text}\n`));
     process.stdout.write(`${resultTable(result)}\n`);
-    return 0;
-  } catch (error) {
-    if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
-    if (!(error instanceof EmigmError)) throw error;
-    process.stderr.write(`peers: ${error.message}\n`);
-    return 1;
-  }
+  });
 }
-
-if (process.argv[1] === import.meta.filename) process.exitCode = await main();

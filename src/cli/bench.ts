@@ -1,6 +1,5 @@
 /** `emigm bench nfe`: how long an image takes at so many function evaluations, and where the time goes. */
 import { statSync } from 'node:fs';
-import { cpus } from 'node:os';
 import { basename, join } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
@@ -27,7 +26,7 @@ import { makeFolder, shippedModel } from './open.ts';
 import { finiteNumber, interval, oneOf, positiveInteger, wholeNumber } from './options.ts';
 import { createProgress } from './progress.ts';
 import { resolveFile } from './pull.ts';
-import { commit, versions } from './versions.ts';
+import { machineOf } from './versions.ts';
 import { writeReport } from './write_report.ts';
 
 export interface NfeFlags extends QualityFlags {
@@ -291,16 +290,7 @@ async function headerOf(
   io: Io,
 ): Promise<Header> {
   const device = await bench.device();
-  const processors = cpus();
-  const machine: Machine = {
-    adapter: device.name,
-    driver: device.driver,
-    isCpu: device.isCpu,
-    cpu: `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`,
-    versions: versions(),
-    commit: commit(),
-    choice: tuningText(device.tuning),
-  };
+  const machine: Machine = { ...machineOf(device), choice: tuningText(device.tuning) };
   const options = JSON.stringify({ seed: flags.seed, vae: flags.vae && basename(flags.vae) });
   const known = lines.find((line) => line.kind === 'header');
   if (!known) {

@@ -1,10 +1,6 @@
-/** `emigm bench kernels`: every op in every implementation against the adapter's own roofline. */
-import { readFile } from 'node:fs/promises';
-import { cpus } from 'node:os';
 import { basename, dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
-import { reason } from '../formats/files.ts';
 import { Device } from '../gpu/device.ts';
 import { tuningText } from '../gpu/tuning.ts';
 import { compareReports } from '../measurement/kernels/compare.ts';
@@ -24,7 +20,6 @@ import {
 } from '../measurement/kernels/tables.ts';
 import { type Job, jobsOf } from '../measurement/kernels/time.ts';
 import { htmlPage } from '../measurement/page.ts';
-import type { Machine } from '../measurement/schema.ts';
 import { csvOf, markdownOf } from '../measurement/tables.ts';
 import { checkOps, isRight, type OpCheck } from '../ops/check.ts';
 import type { Op, Problem } from '../ops/op.ts';
@@ -33,8 +28,8 @@ import type { Io } from './io.ts';
 import { makeFolder } from './open.ts';
 import { didYouMean, finiteNumber, oneOf, positiveNumber, table } from './options.ts';
 import { createProgress } from './progress.ts';
-import { commit, versions } from './versions.ts';
-import { reportJson, writeDocument, writeText } from './write_report.ts';
+import { machineOf } from './versions.ts';
+import { readJson, reportJson, writeDocument, writeText } from './write_report.ts';
 
 export interface KernelFlags {
   op?: string;
@@ -278,21 +273,12 @@ async function checkBuiltIn(
 }
 
 async function emptyReport(device: Device, io: Io): Promise<KernelReport> {
-  const processors = cpus();
-  const machine: Machine = {
-    adapter: device.name,
-    driver: device.driver,
-    isCpu: device.isCpu,
-    cpu: `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`,
-    versions: versions(),
-    commit: commit(),
-  };
   return {
     format: FORMAT,
     version: VERSION,
     date: new Date().toISOString(),
     command: ['emigm', ...process.argv.slice(2)].map((word) => basename(word)).join(' '),
-    machine,
+    machine: machineOf(device),
     choice: tuningText(device.tuning),
     roofline: await measureRoofline(device, io.signal),
     rows: [],
@@ -335,14 +321,5 @@ async function finish(report: KernelReport, then: KernelReport | undefined, flag
       'numeric',
       `${slower.length} of ${changes.length} slower than ${threshold} times: at most ${worst}`,
     );
-  }
-}
-
-async function readJson(path: string): Promise<unknown> {
-  try {
-    return JSON.parse(await readFile(path, 'utf8'));
-  } catch (cause) {
-    if (cause instanceof SyntaxError) throw new EmigmError('file', `${path}: is no JSON`, { cause });
-    throw new EmigmError('file', `${path}: ${reason(cause)}`, { cause });
   }
 }

@@ -25,42 +25,44 @@ export interface OpenFlags extends ModelFlags, DeviceFlags {
  * Loads the model that the flags name: a file, or a repository in the cache. `onAllocated` as of loadModel.
  * @throws EmigmError as loadModel
  */
-export async function openForDrawing(
+export function openForDrawing(
   flags: OpenFlags,
   io: Io,
   onAllocated?: LoadModelOptions['onAllocated'],
 ): Promise<LoadedModel> {
-  const path = await pathOf(flags, io);
-  return withProgress(flags, io, (onProgress) =>
-    loadModel(path, {
-      ...openOptions(flags),
-      device: deviceOptions(flags),
-      stored: flags.stored,
-      onAllocated,
-      onProgress,
-    }),
-  );
+  return openBy(loadModel, flags, io, onAllocated);
 }
 
 /** A model that draws: of continuous tokens or of codes. */
 export type DrawingModel = LoadedModel | LoadedDiscreteModel;
 
 /** As `openForDrawing`, of either kind; `onAllocated` is called for continuous tokens alone. */
-export async function openAnyForDrawing(
+export function openAnyForDrawing(
   flags: OpenFlags,
   io: Io,
   onAllocated?: LoadModelOptions['onAllocated'],
 ): Promise<DrawingModel> {
-  const path = await pathOf(flags, io);
-  return withProgress(flags, io, (onProgress) =>
-    loadAny(path, {
-      ...openOptions(flags),
-      device: deviceOptions(flags),
-      stored: flags.stored,
-      onAllocated,
-      onProgress,
-    }),
-  );
+  return openBy(loadAny, flags, io, onAllocated);
+}
+
+async function openBy<T>(
+  load: (path: string, options: LoadModelOptions) => Promise<T>,
+  flags: OpenFlags,
+  io: Io,
+  onAllocated: LoadModelOptions['onAllocated'],
+): Promise<T> {
+  const { model, pull, quiet, stored } = flags;
+  const path = await resolveFile(model, io, { flag: '--model', pull, quiet });
+  const progress = createProgress(io, { label: 'loading', total: 1, quiet });
+  const onProgress = (done: number): void => {
+    progress.update(done);
+    if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
+  };
+  try {
+    return await load(path, { ...openOptions(flags), device: deviceOptions(flags), stored, onAllocated, onProgress });
+  } finally {
+    progress.stop();
+  }
 }
 
 /** As `loadModel`, of either kind; `onAllocated` is called for continuous tokens alone. */
@@ -68,24 +70,6 @@ export async function loadAny(path: string, options: LoadModelOptions): Promise<
   if ((await modelKind(path)) !== 'discrete') return loadModel(path, options);
   const { device, stored, onProgress } = options;
   return loadDiscreteModel(path, { device, stored, onProgress });
-}
-
-const pathOf = ({ model, pull, quiet }: OpenFlags, io: Io) => resolveFile(model, io, { flag: '--model', pull, quiet });
-
-async function withProgress<T>(
-  { quiet }: OpenFlags,
-  io: Io,
-  load: (onProgress: (done: number) => void) => Promise<T>,
-): Promise<T> {
-  const progress = createProgress(io, { label: 'loading', total: 1, quiet });
-  try {
-    return await load((done) => {
-      progress.update(done);
-      if (io.signal.aborted) throw new EmigmError('aborted', 'stopped');
-    });
-  } finally {
-    progress.stop();
-  }
 }
 
 /** @throws EmigmError 'input' when it is a file, 'file' when it cannot be made */

@@ -1,13 +1,10 @@
-/** `emigm report`: runs of `emigm bench nfe` side by side. */
-import { readFile } from 'node:fs/promises';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
-import { reason } from '../formats/files.ts';
 import { type NfeReport, parseReport } from '../measurement/schema.ts';
 import { markdown } from '../measurement/tables.ts';
 import type { Io } from './io.ts';
 import { makeFolder } from './open.ts';
-import { writeReport } from './write_report.ts';
+import { readJson, writeReport } from './write_report.ts';
 
 export function registerReport(program: Command, io: Io): void {
   program
@@ -35,13 +32,4 @@ export async function report(paths: readonly string[], flags: { out: string; qui
   if (flags.quiet) return;
   io.out(markdown(reports).trimEnd());
   io.out(`\n${html} has the figures`);
-}
-
-async function readJson(path: string): Promise<unknown> {
-  try {
-    return JSON.parse(await readFile(path, 'utf8'));
-  } catch (cause) {
-    if (cause instanceof SyntaxError) throw new EmigmError('file', `${path}: is no JSON`, { cause });
-    throw new EmigmError('file', `${path}: ${reason(cause)}`, { cause });
-  }
 }

@@ -2,8 +2,11 @@
 import { execFileSync } from 'node:child_process';
 import { existsSync, readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
+import { cpus } from 'node:os';
 import { dirname, join } from 'node:path';
+import type { Device } from '../gpu/device.ts';
 import { packageFolder } from '../gpu/node.ts';
+import type { Machine } from '../measurement/schema.ts';
 
 const versionIn = (folder: string): string => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8')).version;
 
@@ -34,4 +37,15 @@ export function commit(): string | undefined {
   } catch {
     return undefined; // no git
   }
+}
+
+/** Number and name of the processors: `2 x NAME`. */
+export function processorText(): string {
+  const processors = cpus();
+  return `${processors.length} x ${processors[0]?.model.trim() ?? 'unknown'}`;
+}
+
+/** What a measurement on the device was made with and on. */
+export function machineOf({ name, driver, isCpu }: Device): Machine {
+  return { adapter: name, driver, isCpu, cpu: processorText(), versions: versions(), commit: commit() };
 }

@@ -1,6 +1,8 @@
 /** Files of a report: JSON, CSV, Markdown, one HTML page, and every figure as SVG and PNG. */
+import { readFile } from 'node:fs/promises';
 import { join } from 'node:path';
-import { writeAtomically } from '../formats/files.ts';
+import { EmigmError } from '../errors.ts';
+import { reason, writeAtomically } from '../formats/files.ts';
 import { svgToPng } from '../formats/svg.ts';
 import { type FigureSpec, figureSpecs } from '../measurement/figures.ts';
 import { type DrawnFigure, page } from '../measurement/page.ts';
@@ -14,7 +16,8 @@ const PNG_SCALE = 3;
 
 /** JSON with a line a row, so that reports can be compared by diff. */
 export function reportJson({ rows, ...head }: { readonly rows: readonly unknown[] }): string {
-  const fields = Object.entries(head).map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
+  const given = Object.entries(head).filter(([, value]) => value !== undefined);
+  const fields = given.map(([name, value]) => `  ${JSON.stringify(name)}: ${JSON.stringify(value)}`);
   const list = rows.map((row) => `    ${JSON.stringify(row)}`).join(',\n');
   return `{\n${fields.join(',\n')},\n  "rows": [\n${list}\n  ]\n}\n`;
 }
@@ -55,4 +58,14 @@ export async function writeDocument(
 /** @throws EmigmError 'file' when the disk refuses */
 export function writeText(path: string, content: string | Uint8Array): Promise<void> {
   return writeAtomically(path, (put) => put(typeof content === 'string' ? new TextEncoder().encode(content) : content));
+}
+
+/** What a JSON file holds. @throws EmigmError 'file' when it cannot be read or is no JSON */
+export async function readJson(path: string): Promise<unknown> {
+  try {
+    return JSON.parse(await readFile(path, 'utf8'));
+  } catch (cause) {
+    if (cause instanceof SyntaxError) throw new EmigmError('file', `${path}: is no JSON`, { cause });
+    throw new EmigmError('file', `${path}: ${reason(cause)}`, { cause });
+  }
 }
