@@ -6,7 +6,7 @@ import { Command, Option } from 'commander';
 import { oneOf, positiveInteger, table } from '../src/cli/options.ts';
 import { crc32 } from '../src/formats/crc32.ts';
 import { Device } from '../src/gpu/device.ts';
-import type { Recorder } from '../src/gpu/recorder.ts';
+import type { Dispatch, Recorder } from '../src/gpu/recorder.ts';
 import { Session } from '../src/gpu/session.ts';
 import type { Tensor } from '../src/gpu/tensor.ts';
 import { measureJobs } from '../src/measurement/kernels/run.ts';
@@ -21,11 +21,13 @@ import { convOp } from '../src/ops/conv_op.ts';
 import { matmulOp } from '../src/ops/matmul.ts';
 import { resultHead, writeRows } from './result.ts';
 
-/** KL-16's 3 x 3 convolutions: rows and columns of the map, channels in and out. */
+/** Convolutions of KL-16: rows and columns of the map, channels in and out, rows and columns of the kernel. */
 const CONVOLUTIONS = [
-  [16, 512, 512],
-  [64, 256, 256],
-  [128, 128, 128],
+  [16, 512, 512, 3],
+  [64, 256, 256, 3],
+  [128, 128, 128, 3],
+  [32, 512, 256, 1],
+  [128, 256, 128, 1],
 ] as const;
 
 /** Matrices with deviation 1 / sqrt(inputs), norms the identity, no biases. */
@@ -43,7 +45,8 @@ function random(shapes: ReadonlyMap<string, readonly number[]>): WeightSource {
 
 interface LayerRow {
   pass: 'encode' | 'decode';
-  op: string;
+  /** The op; convolutions with the size of their kernel. */
+  layer: string;
   kernel: string;
   dispatches: number;
   seconds: number;
@@ -51,7 +54,14 @@ interface LayerRow {
   bytes: number;
 }
 
-/** Device time of each op and kernel file in a pass: of `repeats` profiles the fastest, after one that is not counted. */
+/** `conv 3 x 3`, `conv 3 x 3 upsampling`, `conv 1 x 1`; other ops by their names, 1 x 1 convolutions that they do too. */
+function layerOf({ op, kernel, params }: Dispatch): string {
+  if (op !== 'conv') return op;
+  const { kernel_height, kernel_width } = kernel.unpackParams(params);
+  return kernel.spec.overrides?.PHASES ? `${op} 3 x 3 upsampling` : `${op} ${kernel_height} x ${kernel_width}`;
+}
+
+/** Device time of each layer and kernel file in a pass: of `repeats` profiles the fastest, after one that is not counted. */
 async function timePass(
   device: Device,
   pass: LayerRow['pass'],
@@ -67,9 +77,11 @@ async function timePass(
     const sum = (rows: readonly LayerRow[]) => rows.reduce((total, { seconds }) => total + seconds, 0);
     for (let i = 0; i < repeats; i++) {
       const found = new Map<string, LayerRow>();
-      for (const { op, kernel, seconds, flops, bytes } of await session.profile(program)) {
-        const row = found.get(`${op} ${kernel}`) ?? { pass, op, kernel, dispatches: 0, seconds: 0, flops: 0, bytes: 0 };
-        found.set(`${op} ${kernel}`, row);
+      for (const [d, { kernel, seconds, flops, bytes }] of (await session.profile(program)).entries()) {
+        const layer = layerOf(program.dispatches[d]);
+        const key = `${layer} ${kernel}`;
+        const row = found.get(key) ?? { pass, layer, kernel, dispatches: 0, seconds: 0, flops: 0, bytes: 0 };
+        found.set(key, row);
         row.dispatches++;
         row.seconds += seconds;
         row.flops += flops;
@@ -84,20 +96,25 @@ async function timePass(
   }
 }
 
-/** Convolutions 3 x 3 and matmuls of as many multiplications, timed in turn. */
+/** Convolutions and matmuls of as many multiplications: the fastest of many runs of each. */
 async function convolutionsAndMatmuls(adapter: string | undefined) {
   const probe = await Device.open({ adapter });
   const choice = (usable: readonly string[]) => usable.slice(0, 1);
-  const groups = CONVOLUTIONS.map(([side, inputs, outputs]) => [
-    ...jobsOf(probe, convOp, 'forward', [{ batch: 1, height: side, width: side, inputs, outputs, kernel: 3 }], choice),
-    ...jobsOf(probe, matmulOp, 'forward', [{ m: side * side, k: 9 * inputs, n: outputs, bias: true }], choice),
-  ]);
+  const groups = CONVOLUTIONS.map(([side, inputs, outputs, kernel]) => {
+    const conv = { batch: 1, height: side, width: side, inputs, outputs, kernel, bias: true };
+    const matmul = { m: side * side, k: kernel ** 2 * inputs, n: outputs, bias: true };
+    return [
+      ...jobsOf(probe, convOp, 'forward', [conv], choice),
+      ...jobsOf(probe, matmulOp, 'forward', [matmul], choice),
+    ];
+  });
   probe.dispose();
   const rows = await measureJobs(groups, { device: { adapter }, limits: { once: 20, each: 3 } });
-  return CONVOLUTIONS.map(([side, inputs, outputs], i) => {
+  return CONVOLUTIONS.map(([side, inputs, outputs, kernel], i) => {
     const [conv, matmul] = rows.slice(2 * i, 2 * i + 2);
-    const rate = ({ flops, seconds }: typeof conv) => (seconds ? (flops / seconds.median) * 1e-9 : Number.NaN);
-    const shape = `${side} x ${side}, ${inputs} to ${outputs} channels`;
+    const rate = ({ flops, seconds }: typeof conv) =>
+      seconds ? (flops / Math.min(...seconds.samples)) * 1e-9 : Number.NaN;
+    const shape = `${kernel} x ${kernel}, ${side} x ${side} pixels, ${inputs} to ${outputs} channels`;
     return { shape, conv: rate(conv), matmul: rate(matmul), ratio: rate(conv) / rate(matmul) };
   });
 }
@@ -140,14 +157,14 @@ async function main(): Promise<void> {
         const rate = flops > 0 ? `${((flops / seconds) * 1e-9).toFixed(1)} GFLOP/s` : '';
         return [name, String(dispatches), `${milli(seconds)} ms`, `${((100 * seconds) / all).toFixed(1)} %`, rate];
       };
-      const body = rows.map(({ op, kernel, dispatches, seconds, flops }) =>
-        line(`${pass}: ${op} (${kernel})`, dispatches, seconds, flops),
+      const body = rows.map(({ layer, kernel, dispatches, seconds, flops }) =>
+        line(`${pass}: ${layer} (${kernel})`, dispatches, seconds, flops),
       );
       const count = rows.reduce((sum, { dispatches }) => sum + dispatches, 0);
       console.log(table([...body, line(`${pass}: all`, count, all, work)], [1, 2, 3, 4]));
     }
     for (const { shape, conv, matmul, ratio } of convolutions) {
-      console.log(`conv 3 x 3, ${shape}: ${conv.toFixed(1)} GFLOP/s; matmul ${matmul.toFixed(1)}; ${ratio.toFixed(2)}`);
+      console.log(`conv ${shape}: ${conv.toFixed(1)} GFLOP/s; matmul ${matmul.toFixed(1)}; ${ratio.toFixed(2)}`);
     }
     if (out) {
       const head = resultHead(device, process.argv.slice(2), 'npx tsx bench/tokenizers.ts');

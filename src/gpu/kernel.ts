@@ -191,6 +191,16 @@ export class Kernel {
     return bytes;
   }
 
+  /** The named scalars in bytes that `packParams` made. */
+  unpackParams(bytes: Uint8Array): Record<string, number> {
+    const view = new DataView(bytes.buffer, bytes.byteOffset);
+    const read = (type: string, offset: number) => {
+      if (type === 'f32') return view.getFloat32(offset, true);
+      return type === 'i32' ? view.getInt32(offset, true) : view.getUint32(offset, true);
+    };
+    return Object.fromEntries(this.params.map(({ name, offset, type }) => [name, read(type, offset)]));
+  }
+
   /** Throws when an operand is unknown, missing, of the wrong type or too small. */
   checkOperands(tensors: Readonly<Record<string, Tensor | undefined>>): void {
     for (const name of Object.keys(tensors)) {

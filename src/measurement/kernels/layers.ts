@@ -104,7 +104,7 @@ function representatives(calls: readonly { problem: Problem; count: number }[]):
 function problemOf(dispatch: Dispatch): { key: string; problem: Problem } | undefined {
   const { op, kernel, tensors } = dispatch;
   const overrides = kernel.spec.overrides ?? {};
-  const params = paramsOf(dispatch);
+  const params = kernel.unpackParams(dispatch.params);
   const dtype = (name: string) =>
     tensors[kernel.operands.findIndex((operand) => operand.name === name)]?.dtype ?? 'f32';
   const flags = (names: Record<string, string>) =>
@@ -132,13 +132,4 @@ function problemOf(dispatch: Dispatch): { key: string; problem: Problem } | unde
     return { key: shapeKey.layernorm(width), problem };
   }
   return undefined;
-}
-
-function paramsOf({ kernel, params }: Dispatch): Record<string, number> {
-  const view = new DataView(params.buffer, params.byteOffset);
-  return Object.fromEntries(
-    kernel.params.map(({ name, offset, type }) => {
-      return [name, type === 'f32' ? view.getFloat32(offset, true) : view.getUint32(offset, true)];
-    }),
-  );
 }
