@@ -1,8 +1,11 @@
 /** Memory of a sampling run: what is planned without a driver is what a run takes, and what does not fit is refused well. */
 import { afterEach, describe, expect, it } from 'vitest';
 import { Device, type DeviceOptions } from '../../src/gpu/device.ts';
+import { Session } from '../../src/gpu/session.ts';
 import { type ModelConfig, preset } from '../../src/models/config.ts';
 import { Emigm } from '../../src/models/emigm.ts';
+import { KL16_CONFIG, kl16Shapes } from '../../src/models/kl16/config.ts';
+import { Kl16 } from '../../src/models/kl16/kl16.ts';
 import type { Stored } from '../../src/ops/matmul_kernels.ts';
 import { CPU_DRIVER, samplingMemory } from '../../src/sampling/memory.ts';
 import { sample } from '../../src/sampling/sample.ts';
@@ -75,6 +78,36 @@ describe('the plan is what a run takes', () => {
     expect(f16.total).toBeLessThan(4e9);
     expect(int8.total).toBeLessThan(1e9);
     expect(int8.weights / f16.weights).toBeLessThan(0.52);
+  });
+
+  it.each([
+    ['a CPU driver', CPU_DRIVER],
+    ['a GPU', {}],
+  ])('eMIGM-XS draws an image of 256 pixels and KL-16 decodes it within 1 GB of %s', async (_, abilities) => {
+    const guided = { steps: 16, cfg: 3, cfgInterval: [0, 1] as [number, number] };
+    const drawing = await samplingMemory(preset('xs-256'), {
+      batch: 1,
+      stored: 'f32',
+      settings: guided,
+      device: abilities,
+    });
+    const device = await Device.plan(abilities);
+    opened.push(device);
+    const shapes = kl16Shapes(KL16_CONFIG);
+    const source = {
+      shape: (name: string) => shapes.get(name)!,
+      read: async (name: string) => new Float32Array(shapes.get(name)!.reduce((a, b) => a * b, 1)),
+    };
+    const network = await Kl16.load(device, KL16_CONFIG, source, { stored: 'f32' });
+    expect(device.allocated).toBeGreaterThan(4 * 66_456_019);
+    const session = new Session(device);
+    const latents = device.tensor([1, 16, 16, 16], 'f32', 'latents');
+    const image = device.tensor([1, 3, 256, 256], 'f32', 'image');
+    session.record('decode', (r) => void network.decode(r, latents, { out: image }));
+    const decoding = session.plan().reduce((sum, bytes) => sum + bytes, device.allocated);
+    await Promise.allSettled([...device.kernels].map(({ ready }) => ready));
+    // Both are held at once: the next image may be drawn while one is decoded.
+    expect(drawing.total + decoding).toBeLessThan(1e9);
   });
 });
 
