@@ -1,11 +1,12 @@
 /** A model ready to sample: the file, the device and the network together. */
 import { EmigmError } from '../errors.ts';
-import { Device, type DeviceOptions } from '../gpu/device.ts';
+import type { Device, DeviceOptions } from '../gpu/device.ts';
 import { openModel, type OpenModelOptions } from './checkpoint.ts';
 import type { ModelConfig } from './config.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
 import { Emigm } from './emigm.ts';
 import type { ModelInfo } from './info.ts';
+import { loadOn } from './on_device.ts';
 
 export interface LoadModelOptions extends OpenModelOptions {
   /** Which adapter, and which kernels on it; or a device that is open already (it stays open at dispose). */
@@ -38,26 +39,15 @@ export async function loadModel(path: string, options: LoadModelOptions = {}): P
   const file = await openModel(path, options);
   try {
     const { config, info } = file;
-    const own = !(options.device instanceof Device);
-    const device = options.device instanceof Device ? options.device : await Device.open(options.device);
-    try {
-      const network = await Emigm.load(device, config, file, {
-        stored: options.stored,
-        onProgress: options.onProgress,
-        onAllocated: (early) => options.onAllocated?.({ device, network: early, config, info }),
-      });
-      await device.done();
-      const dispose = (): void => {
-        network.dispose();
-        if (own) device.dispose();
-      };
-      return { device, network, config, info, dispose };
-    } catch (error) {
-      // Compilers still at work would outlive the device.
-      await Promise.allSettled([...device.kernels].map(({ ready }) => ready));
-      if (own) device.dispose();
-      throw error;
-    }
+    const { stored, onProgress, onAllocated } = options;
+    const loaded = await loadOn(options.device, (device) =>
+      Emigm.load(device, config, file, {
+        stored,
+        onProgress,
+        onAllocated: (network) => onAllocated?.({ device, network, config, info }),
+      }),
+    );
+    return { ...loaded, config, info };
   } finally {
     await file.close();
   }

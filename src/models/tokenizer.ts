@@ -3,7 +3,7 @@
  * host memory; batches are split into what fits the adapter, and maps that do not fit at all are decoded in tiles.
  */
 import { EmigmError } from '../errors.ts';
-import { Device, type DeviceOptions } from '../gpu/device.ts';
+import type { Device, DeviceOptions } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { normal } from '../ops/diffusion.ts';
@@ -14,6 +14,7 @@ import { DC_AE_LATENT_SCALE, DcAe } from './dc_ae/dc_ae.ts';
 import { openDcAe } from './dc_ae/file.ts';
 import { openKl16 } from './kl16/file.ts';
 import { KL16_LATENT_SCALE, Kl16 } from './kl16/kl16.ts';
+import { loadOn, type OnDevice } from './on_device.ts';
 import { itemCount, type Pass, Passes } from './passes.ts';
 import { openStateDict } from './state_dict.ts';
 import { cutTile, TileBlend, tileStarts } from './tiles.ts';
@@ -104,16 +105,7 @@ export async function loadTokenizer(path: string, options: LoadTokenizerOptions 
     const known = KINDS.map(({ name }) => name).join(' or ');
     throw new EmigmError('model', `${path}: no tokenizer that is known (${known})`);
   }
-  const own = !(wanted instanceof Device);
-  const device = wanted instanceof Device ? wanted : await Device.open(wanted);
-  try {
-    const network = await kind.load(device, path, weights);
-    await device.done();
-    return new Tokenizer(device, kind, network, { own, batch });
-  } catch (error) {
-    if (own) device.dispose();
-    throw error;
-  }
+  return new Tokenizer(kind, await loadOn(wanted, (device) => kind.load(device, path, weights)), batch);
 }
 
 /** @throws EmigmError 'input' when the tokenizer's latents are not those that the model draws */
@@ -153,23 +145,24 @@ export class Tokenizer {
   readonly hasPosterior: boolean;
   /** Time spent so far, from submitting to reading; without compiling. */
   readonly seconds = { encode: 0, decode: 0 };
+  private readonly loaded: OnDevice<Autoencoder>;
   private readonly network: Autoencoder;
-  private readonly own: boolean;
   private readonly batch: number | undefined;
   private readonly passes: Passes;
 
   /** @internal use `loadTokenizer` */
-  constructor(device: Device, kind: Kind, network: Autoencoder, options: { own: boolean; batch?: number }) {
+  constructor(kind: Kind, loaded: OnDevice<Autoencoder>, batch: number | undefined) {
+    const { device, network } = loaded;
     this.device = device;
     this.passes = new Passes(device);
     this.kind = kind.name;
     this.scale = kind.scale;
     this.hasPosterior = kind.hasPosterior;
+    this.loaded = loaded;
     this.network = network;
     this.stride = network.stride;
     this.channels = network.config.channels;
-    this.own = options.own;
-    this.batch = options.batch;
+    this.batch = batch;
   }
 
   /** Images of this size at once: what was asked for, within what one pass can hold. 0: only in tiles. */
@@ -327,7 +320,6 @@ export class Tokenizer {
   /** Frees the weights and all that passes took, and the device unless it was given. */
   dispose(): void {
     this.passes.dispose();
-    this.network.dispose();
-    if (this.own) this.device.dispose();
+    this.loaded.dispose();
   }
 }

@@ -6,11 +6,12 @@ import { EmigmError } from '../../errors.ts';
 import type { Codebook } from '../../formats/codebook.ts';
 import { type DType, fromFloat32 } from '../../formats/dtype.ts';
 import { openSafetensors, writeSafetensors } from '../../formats/safetensors.ts';
-import { Device, type DeviceOptions } from '../../gpu/device.ts';
+import type { Device, DeviceOptions } from '../../gpu/device.ts';
 import type { WeightSource } from '../../nn/weights.ts';
 import { checkTensors, FORMAT, FORMAT_VERSION, versioned } from '../checkpoint.ts';
 import { checkInfo, type ModelInfo } from '../info.ts';
 import { DISCRETE } from '../kind.ts';
+import { loadOn } from '../on_device.ts';
 import { checkDiscreteConfig, type DiscreteConfig, discreteShapes } from './config.ts';
 import { checkCodebook, DiscreteNetwork, type DiscreteOptions } from './network.ts';
 
@@ -113,20 +114,10 @@ export async function loadDiscreteModel(path: string, options: LoadDiscreteOptio
   const file = await openDiscreteModel(path);
   try {
     const { config, info, codebook } = file;
-    const own = !(options.device instanceof Device);
-    const device = options.device instanceof Device ? options.device : await Device.open(options.device);
-    try {
-      const network = await DiscreteNetwork.load(device, config, codebook, file, options);
-      await device.done();
-      const dispose = (): void => {
-        network.dispose();
-        if (own) device.dispose();
-      };
-      return { device, network, config, info, dispose };
-    } catch (error) {
-      if (own) device.dispose();
-      throw error;
-    }
+    const loaded = await loadOn(options.device, (device) =>
+      DiscreteNetwork.load(device, config, codebook, file, options),
+    );
+    return { ...loaded, config, info };
   } finally {
     await file.close();
   }
