@@ -5,7 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device, mib } from '../gpu/device.ts';
-import { tuningText } from '../gpu/tuning.ts';
+import { isOutdated, type StoredTuning, storedText, tuningText } from '../gpu/tuning.ts';
 import { checkOps, isRight, type OpCheck } from '../ops/check.ts';
 import type { Problem } from '../ops/op.ts';
 import { ops } from '../ops/registry.ts';
@@ -39,6 +39,8 @@ export interface AdapterReport {
   kernels: { op: string; choice: string; of: string[] }[];
   /** Where that preference comes from: a built-in table, or `emigm tune`. */
   choice: string;
+  /** What `emigm tune` has stored, whether it counts, and that in words. */
+  tuning: Pick<StoredTuning, 'state' | 'file'> & { text: string };
 }
 
 export interface DoctorReport {
@@ -133,6 +135,7 @@ async function examine(choice: string): Promise<AdapterReport> {
   const device = await Device.open({ adapter: choice });
   try {
     const { info } = device.adapter;
+    const stored = device.storedTuning;
     const { subgroupMinSize: low, subgroupMaxSize: high } = info;
     const configs = (info as { subgroupMatrixConfigs?: Record<string, unknown>[] }).subgroupMatrixConfigs ?? [];
     const limits = device.limits as unknown as Record<string, number>;
@@ -154,6 +157,7 @@ async function examine(choice: string): Promise<AdapterReport> {
       limits: Object.fromEntries(LIMITS.filter((name) => name in limits).map((name) => [name, limits[name]])),
       kernels,
       choice: tuningText(device.tuning),
+      tuning: { state: stored.state, file: stored.file, text: storedText(stored) },
     };
   } finally {
     device.dispose();
@@ -213,6 +217,7 @@ function adviceFor(chosen: AdapterReport | undefined, found: DoctorReport['found
     advice.push('without a GPU: Mesa lavapipe 25 or newer runs several times faster (mesa-vulkan-drivers, libvulkan1)');
   }
   if (/swiftshader/i.test(chosen.name) && has('lavapipe')) advice.push('use --adapter lavapipe: it is faster');
+  if (isOutdated(chosen.tuning)) advice.push('run emigm tune again (emigm tune --clear forgets what is stored)');
   if (!chosen.isCpu && !chosen.f16) advice.push('a newer driver may offer half precision (shader-f16)');
   return advice;
 }
@@ -242,6 +247,7 @@ function text({ versions, platform, chosen, why, found, advice, check }: DoctorR
         return [name, !name.endsWith('Size') ? `${value}` : value >= 2 ** 20 ? mib(value) : `${value} B`];
       }),
       ['kernels chosen by', chosen.choice],
+      ['tuning', chosen.tuning.text],
       ...chosen.kernels.map(({ op, choice, of }): [string, string] => {
         const others = of.filter((name) => name !== choice);
         return [`kernel ${op}`, `${choice} (also usable: ${others.join(', ')})`];

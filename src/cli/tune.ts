@@ -1,10 +1,9 @@
 /** `emigm tune`: measures which kernels serve a model best on this adapter, and remembers it. */
-import { existsSync, readFileSync, rmSync } from 'node:fs';
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device } from '../gpu/device.ts';
 import { kernelHash } from '../gpu/node.ts';
-import { parseTuning, tuningText } from '../gpu/tuning.ts';
+import { tuningText } from '../gpu/tuning.ts';
 import { layersOf } from '../measurement/kernels/layers.ts';
 import { type Choice, tuneLayers } from '../measurement/kernels/tune.ts';
 import { digits, time } from '../measurement/tables.ts';
@@ -39,11 +38,11 @@ export function registerTune(program: Command, io: Io): void {
     .command('tune')
     .summary('measure which kernels are best here, and remember it')
     .description(
-      'Times every implementation that the adapter allows on the layers of a model, and stores the best of each shape in the\n' +
-        'cache folder, for this adapter, this driver and these kernels. What samples or trains later takes it up, unless\n' +
-        '--kernel says otherwise (--kernel matmul=default is the built-in choice) or EMIGM_TUNING=off is set.\n' +
-        'A choice never depends on the number of rows, so that an image is the same in every batch; but other kernels add in\n' +
-        'another order, so that images from before and after differ in their last bits.',
+      'Times every implementation that the adapter allows on the layers of a model, and stores the best of each shape in ' +
+        'the cache folder, for this adapter, this driver and these kernels. What samples or trains later takes it up, ' +
+        'unless --kernel says otherwise (--kernel matmul=default is the built-in choice) or EMIGM_TUNING=off is set.\n\n' +
+        'A choice never depends on the number of rows, so that an image is the same in every batch; but other kernels add ' +
+        'in another order, so that images from before and after differ in their last bits.',
     )
     .option(
       '-m, --model <model>',
@@ -71,15 +70,7 @@ export function registerTune(program: Command, io: Io): void {
 /** @throws EmigmError 'input', 'file', 'model', 'adapter', 'aborted' */
 export async function tune(flags: TuneFlags, io: Io): Promise<void> {
   const { adapter, quiet } = flags;
-  const before = await Device.open({ adapter });
-  const { tuningFile } = before;
-  before.dispose();
-  if (flags.clear) {
-    const had = existsSync(tuningFile);
-    rmSync(tuningFile, { force: true });
-    if (!quiet) io.out(`${had ? 'forgotten' : 'nothing was stored'}: ${before.name} uses ${tuningText(undefined)}`);
-    return;
-  }
+  if (flags.clear) return clear(flags, io);
   const { config, settings } = await modelOf(flags, io);
   const device = await Device.open({ adapter, tuned: false });
   const progress = createProgress(io, { label: 'tuning', total: 1, quiet: quiet || flags.json });
@@ -92,16 +83,15 @@ export async function tune(flags: TuneFlags, io: Io): Promise<void> {
       signal: io.signal,
     });
     progress.stop();
-    const kernels = kernelHash();
-    // Also with EMIGM_TUNING=off, when the device does not read them.
-    const known = existsSync(tuningFile) ? parseTuning(readFileSync(tuningFile, 'utf8')) : undefined;
-    const kept = known?.kernels === kernels ? known.choices : {};
+    // Also with EMIGM_TUNING=off, when devices do not take them up.
+    const { state, tuning } = device.storedTuning;
+    const kept = state === 'current' || state === 'off' ? tuning?.choices : {};
     const file = device.storeTuning({
       format: 'emigm-tuning',
       version: 1,
       adapter: device.name,
       driver: device.driver,
-      kernels,
+      kernels: kernelHash(),
       date: new Date().toISOString(),
       choices: { ...kept, ...Object.fromEntries(found.map(({ key, choice }) => [key, choice])) },
     });
@@ -110,6 +100,20 @@ export async function tune(flags: TuneFlags, io: Io): Promise<void> {
     if (process.env.EMIGM_TUNING === 'off') io.err('EMIGM_TUNING=off is set: as long as it is, nothing takes this up');
   } finally {
     progress.stop();
+    device.dispose();
+  }
+}
+
+async function clear({ adapter, quiet, json }: TuneFlags, io: Io): Promise<void> {
+  const device = await Device.open({ adapter });
+  try {
+    const { name: adapter, driver } = device;
+    const forgotten = device.forgetTuning();
+    if (json) io.out(JSON.stringify({ adapter, driver, forgotten }, null, 2));
+    else if (!quiet) {
+      io.out(`${forgotten ? 'forgotten' : 'nothing was stored'}: ${adapter} uses ${tuningText(undefined)}`);
+    }
+  } finally {
     device.dispose();
   }
 }

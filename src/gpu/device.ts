@@ -4,15 +4,18 @@ import { float32ToHalf, halfToFloat32 } from '../float16.ts';
 import { KernelCache } from './kernel.ts';
 import {
   type AdapterChoice,
+  adapterName,
+  forgetTuning,
+  isCpuDriver,
   type OpenedAdapter,
   openAdapter,
   readKernelSource,
   readTuning,
-  tuningFile,
+  storedTuning,
   writeTuning,
 } from './node.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
-import { type Tuning, withTuning } from './tuning.ts';
+import { type StoredTuning, type Tuning, withTuning } from './tuning.ts';
 import { waitWithPauses } from './wait.ts';
 
 export interface DeviceOptions {
@@ -58,7 +61,7 @@ const usage = { storage: 128, copyDst: 8, copySrc: 4, mapRead: 1, queryResolve: 
 export class Device {
   readonly handle: GPUDevice;
   readonly kernels: KernelCache;
-  /** `NVIDIA H200`, `llvmpipe (LLVM 15, 256 bits)`: for people and for result files. */
+  /** `nvidia-h200 (NVIDIA: 570.133.20)`, `llvmpipe: Mesa 25.0.7 (LLVM 15.0.6)`: for people and for result files. */
   readonly name: string;
   readonly driver: string;
   /** A driver that runs kernels on the CPU wants other kernels than a GPU does. */
@@ -97,10 +100,9 @@ export class Device {
     this.opened = opened;
     this.handle = handle;
     const { info } = opened.adapter;
-    this.name = info.description || info.device || `${info.vendor} ${info.architecture}`;
+    this.name = adapterName(info);
     this.driver = opened.driver;
-    const isCpu = /llvmpipe|swiftshader/i.test(`${info.description} ${info.device} ${info.architecture}`);
-    this.isCpu = planned?.isCpu ?? isCpu;
+    this.isCpu = planned?.isCpu ?? isCpuDriver(info);
     this.hasF16 = planned?.hasF16 ?? handle.features.has('shader-f16');
     this.hasSubgroups = planned?.hasSubgroups ?? handle.features.has('subgroups' as GPUFeatureName);
     this.hasTimestamps = handle.features.has('timestamp-query');
@@ -176,14 +178,19 @@ export class Device {
     return this.opened.adapter;
   }
 
-  /** Where measured choices for this adapter are, if there are any. */
-  get tuningFile(): string {
-    return tuningFile(this.opened);
+  /** Measured choices that are stored for this adapter, whether or not the device has taken them up. */
+  get storedTuning(): StoredTuning {
+    return storedTuning(this.opened);
   }
 
   /** Stores measured choices for devices of this adapter that are opened later. @throws EmigmError 'file' */
   storeTuning(tuning: Tuning): string {
     return writeTuning(this.opened, tuning);
+  }
+
+  /** Forgets what is stored for this hardware, with any driver. Returns whether there was anything. */
+  forgetTuning(): boolean {
+    return forgetTuning(this.opened);
   }
 
   get limits(): GPUSupportedLimits {

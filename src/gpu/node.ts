@@ -13,7 +13,7 @@ import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { brotliDecompressSync } from 'node:zlib';
 import { EmigmError } from '../errors.ts';
-import { parseTuning, type Tuning } from './tuning.ts';
+import { parseTuning, type StoredTuning, type Tuning } from './tuning.ts';
 
 /** `auto`, `gpu`, `lavapipe`, `swiftshader`, `null` (compiles, computes nothing) or a part of an adapter's name. */
 export type AdapterChoice = string;
@@ -70,30 +70,66 @@ export function kernelHash(): string {
   return hash.digest('hex').slice(0, 16);
 }
 
-/** What tells an adapter and its driver from all others. */
-const adapterIdentity = ({ adapter: { info }, driver }: OpenedAdapter) =>
-  [info.vendor, info.architecture, info.device, info.description, driver].join('\n');
+const shortHash = (text: string) => createHash('sha256').update(text).digest('hex').slice(0, 12);
 
-/** Where measured choices for this adapter are. */
-export function tuningFile(opened: OpenedAdapter): string {
-  const name = createHash('sha256').update(adapterIdentity(opened)).digest('hex').slice(0, 16);
-  return join(cacheFolder(), 'tuning', `${name}.json`);
+/** Where measured choices for this adapter are: the hardware and its driver, by name and version, tell the file. */
+function tuningPlace({ adapter: { info } }: OpenedAdapter): { folder: string; hardware: string; name: string } {
+  const hardware = shortHash([info.vendor, info.architecture, info.device].join('\n'));
+  return { folder: join(cacheFolder(), 'tuning'), hardware, name: `${hardware}-${shortHash(info.description)}.json` };
 }
 
-/** Measured choices for this adapter and these kernels, if there are any; none with EMIGM_TUNING=off. */
+/** Files of measured choices for this hardware, with any driver. */
+function tuningFiles(opened: OpenedAdapter): string[] {
+  const { folder, hardware } = tuningPlace(opened);
+  const names = existsSync(folder) ? readdirSync(folder) : [];
+  return names.filter((one) => one.startsWith(`${hardware}-`) && one.endsWith('.json')).map((one) => join(folder, one));
+}
+
+function parseTuningFile(file: string): Tuning | undefined {
+  try {
+    return parseTuning(readFileSync(file, 'utf8'));
+  } catch {
+    return undefined;
+  }
+}
+
+/** Measured choices that are stored for this adapter, and whether they count. */
+export function storedTuning(opened: OpenedAdapter): StoredTuning {
+  const { folder, name } = tuningPlace(opened);
+  const file = join(folder, name);
+  if (existsSync(file)) {
+    const tuning = parseTuningFile(file);
+    if (!tuning) return { state: 'damaged', file };
+    if (tuning.kernels !== kernelHash()) return { state: 'kernels', file, tuning };
+    return { state: process.env.EMIGM_TUNING === 'off' ? 'off' : 'current', file, tuning };
+  }
+  const [before] = tuningFiles(opened)
+    .map((other) => ({ file: other, tuning: parseTuningFile(other) }))
+    .sort((a, b) => (b.tuning?.date ?? '').localeCompare(a.tuning?.date ?? ''));
+  return before ? { state: 'driver', ...before } : { state: 'none', file };
+}
+
+/** Measured choices for this adapter, this driver and these kernels, if there are any; none with EMIGM_TUNING=off. */
 export function readTuning(opened: OpenedAdapter): Tuning | undefined {
-  const file = tuningFile(opened);
-  if (process.env.EMIGM_TUNING === 'off' || !existsSync(file)) return undefined;
-  const tuning = parseTuning(readFileSync(file, 'utf8'));
-  return tuning?.kernels === kernelHash() ? tuning : undefined;
+  if (process.env.EMIGM_TUNING === 'off') return undefined;
+  const { state, tuning } = storedTuning(opened);
+  return state === 'current' ? tuning : undefined;
+}
+
+/** Forgets what was measured on this hardware, with any driver. Returns whether there was anything. */
+export function forgetTuning(opened: OpenedAdapter): boolean {
+  const files = tuningFiles(opened);
+  for (const file of files) rmSync(file, { force: true });
+  return files.length > 0;
 }
 
 /** Stores measured choices. Whole or not at all: written beside, then renamed. @throws EmigmError 'file' */
 export function writeTuning(opened: OpenedAdapter, tuning: Tuning): string {
-  const file = tuningFile(opened);
+  const { folder, name } = tuningPlace(opened);
+  const file = join(folder, name);
   const partial = `${file}.${process.pid}.partial`;
   try {
-    mkdirSync(dirname(file), { recursive: true });
+    mkdirSync(folder, { recursive: true });
     writeFileSync(partial, `${JSON.stringify(tuning, null, 2)}\n`);
     renameSync(partial, file);
   } catch (cause) {
@@ -239,9 +275,24 @@ async function createGpu(backend?: string): Promise<GPU> {
   ]);
 }
 
-function describe(adapter: GPUAdapter): string {
-  const { vendor, architecture, device, description } = adapter.info;
-  return [description, device, vendor, architecture].filter(Boolean).join(' ');
+type AdapterNames = Pick<GPUAdapterInfo, 'vendor' | 'architecture' | 'device' | 'description'>;
+
+/** All that an adapter calls itself. */
+const describe = ({ vendor, architecture, device, description }: AdapterNames): string =>
+  [description, device, vendor, architecture].filter(Boolean).join(' ');
+
+/** A driver that runs kernels on the CPU. */
+export const isCpuDriver = (info: AdapterNames): boolean => /llvmpipe|swiftshader/i.test(describe(info));
+
+/**
+ * An adapter's name for people and for result files. Dawn describes the driver and names the hardware apart: of a CPU
+ * driver the description says all, of a GPU which one it is comes first: `nvidia-h100-80gb-hbm3 (NVIDIA: 570.133.20)`.
+ */
+export function adapterName(info: AdapterNames): string {
+  const { vendor, architecture, device, description } = info;
+  const hardware = device || `${vendor} ${architecture}`.trim();
+  if (!description) return hardware;
+  return isCpuDriver(info) || !hardware ? description : `${hardware} (${description})`;
 }
 
 const canEmbed = () => process.platform === 'linux' && process.arch === 'x64';
@@ -295,8 +346,8 @@ export async function openAdapter(choice: AdapterChoice = process.env.EMIGM_ADAP
   }
   if (!adapter) throw new EmigmError('adapter', `no usable adapter for '${choice}': ${advice()}`);
 
-  const name = describe(adapter);
-  const cpu = /llvmpipe|swiftshader/i.test(name);
+  const name = describe(adapter.info);
+  const cpu = isCpuDriver(adapter.info);
   const wanted: Record<string, boolean> = {
     auto: true,
     gpu: !cpu,
@@ -304,7 +355,10 @@ export async function openAdapter(choice: AdapterChoice = process.env.EMIGM_ADAP
     swiftshader: /swiftshader/i.test(name),
   };
   if (!(wanted[choice] ?? name.toLowerCase().includes(choice.toLowerCase()))) {
-    throw new EmigmError('adapter', `the adapter found is '${name}', not '${choice}': ${advice()}`);
+    throw new EmigmError(
+      'adapter',
+      `the adapter found is '${adapterName(adapter.info)}', not '${choice}': ${advice()}`,
+    );
   }
   return { gpu, adapter, driver };
 }

@@ -17,6 +17,18 @@ export interface Tuning {
   choices: Record<string, string>;
 }
 
+/** What is stored for an adapter. */
+export interface StoredTuning {
+  /**
+   * `none`: nothing. `current`: devices take it up. `off`: not while EMIGM_TUNING=off is set. `kernels`, `driver`: these
+   * have changed since. `damaged`: it cannot be read.
+   */
+  state: 'none' | 'current' | 'off' | 'kernels' | 'driver' | 'damaged';
+  /** Where it is, or would be. */
+  file: string;
+  tuning?: Tuning;
+}
+
 /** Names a layer: the op, and what of its shape does not depend on the batch. */
 export const shapeKey = {
   matmul: (inputs: number, outputs: number, stored: string): string => `matmul ${inputs}x${outputs} ${stored}`,
@@ -49,6 +61,29 @@ export function tuningText(tuning: Tuning | undefined): string {
   if (!tuning) return 'the built-in table';
   return `emigm tune of ${tuning.date.slice(0, 10)} (${Object.keys(tuning.choices).length} shapes)`;
 }
+
+/** What is stored and whether it counts, for people. */
+export function storedText({ state, file, tuning }: StoredTuning): string {
+  const of = tuning ? `of ${tuning.date.slice(0, 10)}, ${file}` : file;
+  switch (state) {
+    case 'none':
+      return 'nothing stored; emigm tune measures which kernels are best here';
+    case 'current':
+      return `current (${of})`;
+    case 'off':
+      return `not taken up while EMIGM_TUNING=off is set (${of})`;
+    case 'kernels':
+      return `outdated, not taken up: kernels have changed since (${of})`;
+    case 'driver':
+      return `outdated, not taken up: the driver was another one then (${of})`;
+    case 'damaged':
+      return `damaged, not taken up (${of})`;
+  }
+}
+
+/** Whether measuring again is what helps. */
+export const isOutdated = ({ state }: Pick<StoredTuning, 'state'>): boolean =>
+  ['kernels', 'driver', 'damaged'].includes(state);
 
 /** Reads what is in a file. Undefined when it is anything else: a file in a cache is no reason to fail. */
 export function parseTuning(text: string): Tuning | undefined {
