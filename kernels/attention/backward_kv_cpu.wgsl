@@ -3,8 +3,8 @@
 // Equations and operands as in backward_kv_reference.wgsl; q, k, v, d_out and d_kv are bound as vec4s: HEAD_DIM,
 // every stride and every offset must be multiples of 4 (elements); any other size goes to the reference.
 // backward_q_cpu.wgsl with queries and keys exchanged: a workgroup has ROWS keys; for scores and d_out . v a lane
-// owns 4 queries, for the gradients the vec4 columns lane, lane + LANES, ... ROWS (a multiple of LANES) does not
-// change a sum's order. Every key belongs to one workgroup, so nothing is added from two places.
+// owns 4 queries, for the gradients the vec4 columns lane, lane + LANES, ... Each of the four products has a loop of
+// its own, so that more rows stay near. ROWS (a multiple of LANES) does not change a sum's order. Every key belongs to one workgroup, so nothing is added from two places.
 // Grid: (ceil(kv_len / ROWS), heads, batch). No workgroup memory, no barriers.
 requires immediate_address_space;
 enable subgroups;
@@ -97,15 +97,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     for (var c = 0u; c < QUADS; c++) {
       let queries = transpose(mat4x4f(
         vec4f(q[q_row[0] + c]), vec4f(q[q_row[1] + c]), vec4f(q[q_row[2] + c]), vec4f(q[q_row[3] + c])));
+      for (var g = 0u; g < ROWS / LANES; g++) {
+        let k_part = vec4f(k[k_at + kv_row[g] + c]);
+        for (var r = 0u; r < LANES; r++) {
+          let j = g * LANES + r;
+          s[j] = add_product(s[j], queries, subgroupShuffle(k_part, r));
+        }
+      }
+    }
+    for (var c = 0u; c < QUADS; c++) {
       let d_outs = transpose(mat4x4f(
         vec4f(d_out[out_row[0] + c]), vec4f(d_out[out_row[1] + c]),
         vec4f(d_out[out_row[2] + c]), vec4f(d_out[out_row[3] + c])));
       for (var g = 0u; g < ROWS / LANES; g++) {
-        let k_part = vec4f(k[k_at + kv_row[g] + c]);
         let v_part = vec4f(v[v_at + kv_row[g] + c]);
         for (var r = 0u; r < LANES; r++) {
           let j = g * LANES + r;
-          s[j] = add_product(s[j], queries, subgroupShuffle(k_part, r));
           dp[j] = add_product(dp[j], d_outs, subgroupShuffle(v_part, r));
         }
       }
@@ -129,15 +136,19 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
     for (var n = 0u; n < 4; n++) {
       for (var l = 0u; l < LANES; l++) {
-        let i = min(tile + n * LANES + l, last_q);
+        let at = out_at + min(tile + n * LANES + l, last_q) * out_stride;
         for (var t = 0u; t < SPANS; t++) {
-          let column = min(t * LANES + lane, QUADS - 1);
-          let q_part = vec4f(q[q_at + i * q_stride + column]);
-          let d_part = vec4f(d_out[out_at + i * out_stride + column]);
-          for (var r = 0u; r < ROWS; r++) {
-            d_v[t][r] = fma(vec4f(subgroupShuffle(s[r][n], l)), d_part, d_v[t][r]);
-            d_k[t][r] = fma(vec4f(subgroupShuffle(dp[r][n], l)), q_part, d_k[t][r]);
-          }
+          let part = vec4f(d_out[at + min(t * LANES + lane, QUADS - 1)]);
+          for (var r = 0u; r < ROWS; r++) { d_v[t][r] = fma(vec4f(subgroupShuffle(s[r][n], l)), part, d_v[t][r]); }
+        }
+      }
+    }
+    for (var n = 0u; n < 4; n++) {
+      for (var l = 0u; l < LANES; l++) {
+        let at = q_at + min(tile + n * LANES + l, last_q) * q_stride;
+        for (var t = 0u; t < SPANS; t++) {
+          let part = vec4f(q[at + min(t * LANES + lane, QUADS - 1)]);
+          for (var r = 0u; r < ROWS; r++) { d_k[t][r] = fma(vec4f(subgroupShuffle(dp[r][n], l)), part, d_k[t][r]); }
         }
       }
     }

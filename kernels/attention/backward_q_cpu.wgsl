@@ -3,7 +3,8 @@
 // Equations and operands as in backward_q_reference.wgsl; q, k, v, d_out and d_q are bound as vec4s: HEAD_DIM, every
 // stride and every offset must be multiples of 4 (elements); any other size goes to the reference.
 // Work is divided as in cpu.wgsl: a workgroup has ROWS queries; for scores and d_out . v a lane owns 4 keys, for
-// the gradient the vec4 columns lane, lane + LANES, ... ROWS (a multiple of LANES) does not change a sum's order.
+// the gradient the vec4 columns lane, lane + LANES, ... Scores and d_out . v have a loop each, so that more rows
+// stay near. ROWS (a multiple of LANES) does not change a sum's order.
 // Grid: (ceil(q_len / ROWS), heads, batch). No workgroup memory, no barriers.
 requires immediate_address_space;
 enable subgroups;
@@ -83,6 +84,13 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var site: vec2u;
   if (DROPOUT) { site = head_key(b * params.heads + head); }
   var acc = array<array<vec4f, ROWS>, SPANS>();
+  var norm: array<f32, ROWS>;
+  var subtract: array<f32, ROWS>;
+  for (var r = 0u; r < ROWS; r++) {
+    let stat = stat_at + min(first + r, last_q);
+    norm[r] = lse[stat];
+    subtract[r] = delta[stat];
+  }
 
   for (var tile = 0u; tile < params.kv_len; tile += 4 * LANES) {
     // s[r][n]: score of query r and key tile + n * LANES + lane; dp: d_out . v of the same two.
@@ -94,15 +102,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       let keys = transpose(mat4x4f(
         vec4f(k[row[0] + k_at + c]), vec4f(k[row[1] + k_at + c]),
         vec4f(k[row[2] + k_at + c]), vec4f(k[row[3] + k_at + c])));
+      for (var g = 0u; g < ROWS / LANES; g++) {
+        let q_part = vec4f(q[q_row[g] + c]);
+        for (var r = 0u; r < LANES; r++) {
+          let i = g * LANES + r;
+          s[i] = add_product(s[i], keys, subgroupShuffle(q_part, r));
+        }
+      }
+    }
+    for (var c = 0u; c < QUADS; c++) {
       let values = transpose(mat4x4f(
         vec4f(v[row[0] + v_at + c]), vec4f(v[row[1] + v_at + c]),
         vec4f(v[row[2] + v_at + c]), vec4f(v[row[3] + v_at + c])));
       for (var g = 0u; g < ROWS / LANES; g++) {
-        let q_part = vec4f(q[q_row[g] + c]);
         let d_part = vec4f(d_out[out_row[g] + c]);
         for (var r = 0u; r < LANES; r++) {
           let i = g * LANES + r;
-          s[i] = add_product(s[i], keys, subgroupShuffle(q_part, r));
           dp[i] = add_product(dp[i], values, subgroupShuffle(d_part, r));
         }
       }
@@ -111,10 +126,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     let key = vec4u(0, 1, 2, 3) * LANES + tile + lane;
     let present = key < vec4u(params.kv_len);
     for (var r = 0u; r < ROWS; r++) {
-      let stat = stat_at + min(first + r, last_q);
       if (DROPOUT) { dp[r] *= kept(site, (first + r) * 65536 + key); }
-      let p = exp(s[r] * params.scale - lse[stat]);
-      s[r] = select(vec4f(), p * (dp[r] - delta[stat]), present);
+      let p = exp(s[r] * params.scale - norm[r]);
+      s[r] = select(vec4f(), p * (dp[r] - subtract[r]), present);
     }
 
     for (var n = 0u; n < 4; n++) {

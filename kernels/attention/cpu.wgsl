@@ -8,8 +8,7 @@
 // row of q is loaded by one lane and spread by subgroupShuffle. For the output a lane owns the vec4 columns lane,
 // lane + LANES, ... of v, and the probabilities are spread from the lanes that own their keys. So what is loaded
 // of K and V serves ROWS queries. Softmax about the running maximum (Milakov & Gimelshein 2018; Dao et al. 2022).
-// ROWS does not change the order of a sum: 8, 16 and 32 agree to the bit. Choose the least multiple of LANES that is
-// not below q_len, up to 16.
+// ROWS, a multiple of LANES, does not change the order of a sum.
 // Grid: (ceil(q_len / ROWS), heads, batch).
 requires immediate_address_space;
 enable subgroups;

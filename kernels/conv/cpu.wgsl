@@ -96,14 +96,22 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
         x_at[s] = pixel * in_quads + g * group_quads;
       }
       for (var q = 0u; q < group_quads; q++) {
-        let weights = w[at];
-        at += LANES;
+        var part: array<vec4f, ROWS / LANES>;
         for (var s = 0u; s < ROWS / LANES; s++) {
-          let part = select(vec4f(0), vec4f(x[x_at[s] + q]), inside[s]);
-          for (var r = 0u; r < LANES; r++) {
-            acc[s * LANES + r] += weights * subgroupShuffle(part, r);
+          part[s] = select(vec4f(0), vec4f(x[x_at[s] + q]), inside[s]);
+        }
+        for (var h = 0u; h < 4; h += 2) {
+          let w0 = w[at][h];
+          let w1 = w[at][h + 1];
+          for (var s = 0u; s < ROWS / LANES; s++) {
+            for (var r = 0u; r < LANES; r++) {
+              let v = subgroupShuffle(vec2f(part[s][h], part[s][h + 1]), r);
+              let row = s * LANES + r;
+              acc[row] = fma(w1, vec4f(v.y), fma(w0, vec4f(v.x), acc[row]));
+            }
           }
         }
+        at += LANES;
       }
     }
   }

@@ -13,7 +13,8 @@
 // CPU drivers run the lanes of a subgroup as one SIMD register, so the subgroup is the workgroup: no barriers,
 // no workgroup memory. Loads cost most: each lane loads one row's four k of x and one block of w, and the rows
 // are spread over the lanes by subgroupShuffle. A workgroup makes ROWS rows x 4 * LANES columns, a lane
-// ROWS x 4. ROWS does not change the order of a sum: 8 and 16 agree to the bit.
+// ROWS x 4, from two k at a time: of four, the values of 32 rows would no longer stay near. ROWS does not change the
+// order of a sum, that of k.
 // Grid: ceil(n / (4 * LANES)) x ceil(m / ROWS).
 requires immediate_address_space;
 enable subgroups;
@@ -82,14 +83,20 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var acc: array<vec4f, ROWS>;
   var at = group.x * quads * LANES + lane;
   for (var i = 0u; i < quads; i++) {
-    let weights = w[at];
-    at += LANES;
-    for (var g = 0u; g < ROWS / LANES; g++) {
-      let part = vec4f(x[x_row[g] + i]);
-      for (var r = 0u; r < LANES; r++) {
-        acc[g * LANES + r] += weights * subgroupShuffle(part, r);
+    var part: array<vec4f, ROWS / LANES>;
+    for (var g = 0u; g < ROWS / LANES; g++) { part[g] = vec4f(x[x_row[g] + i]); }
+    for (var h = 0u; h < 4; h += 2) {
+      let w0 = w[at][h];
+      let w1 = w[at][h + 1];
+      for (var g = 0u; g < ROWS / LANES; g++) {
+        for (var r = 0u; r < LANES; r++) {
+          let v = subgroupShuffle(vec2f(part[g][h], part[g][h + 1]), r);
+          let row = g * LANES + r;
+          acc[row] = fma(w1, vec4f(v.y), fma(w0, vec4f(v.x), acc[row]));
+        }
       }
     }
+    at += LANES;
   }
 
   let quad = group.x * LANES + lane;

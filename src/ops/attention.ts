@@ -7,6 +7,7 @@ import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
 import { type Dropout, dropoutKeys, dropoutLevel, headKey, randomBits } from './dropout.ts';
 import { matrixShape } from './matmul_kernels.ts';
 import type { Input, Op, Problem } from './op.ts';
+import { attentionRows } from './tile_rows.ts';
 
 /** Where q, k or v lies: rows of `stride` elements, from column `offset` on. */
 export interface Slice {
@@ -104,7 +105,7 @@ export function attention(
   if (variant === 'cpu_quad') rows = 8;
   if (variant === 'flash') rows = 32;
   if (variant === 'cpu') {
-    rows = queries >= 100 ? 2 * lanes : lanes; // the order of a sum is the same
+    rows = attentionRows(lanes, headDim, queries);
     Object.assign(consts, { LANES: lanes, ROWS: rows });
   }
   if (half) {

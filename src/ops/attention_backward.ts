@@ -5,6 +5,7 @@ import type { Tensor } from '../gpu/tensor.ts';
 import { type AttentionShape, attention, attentionOp, problemDropout, type Slice, weightDropout } from './attention.ts';
 import type { Dropout } from './dropout.ts';
 import type { Gradient, GradientUse, Problem } from './op.ts';
+import { backwardRows } from './tile_rows.ts';
 
 export interface AttentionGradients {
   /** Laid out as q, k and v: of a fused qkv both are one tensor, else k and v lie in one. Written. */
@@ -61,8 +62,9 @@ export function attentionBackward(
     grid: [Math.ceil(queries / 64), heads, batch],
     flops: 2 * batch * heads * queries * headDim,
   });
-  const rows = variant === 'reference' ? 64 : variant === 'quad' ? 8 : lanes === 4 ? 8 : lanes;
-  const consts =
+  const rowsFor = (count: number) =>
+    variant === 'reference' ? 64 : variant === 'quad' ? 8 : backwardRows(lanes, count);
+  const constsFor = (rows: number) =>
     variant === 'reference'
       ? scalar
       : {
@@ -70,23 +72,25 @@ export function attentionBackward(
           ...(half && { Elem4: 'vec4<f16>' }),
           ...(variant === 'cpu' && { LANES: lanes, ROWS: rows }),
         };
+  const queryRows = rowsFor(queries);
+  const keyRows = rowsFor(keys);
   const common = { q: q.tensor, k: k.tensor, v: v.tensor, d_out: dOut, lse: forward.lse, delta, keys: dropout?.keys };
   const drop = weightDropout(dropout, shape);
   const products = 2 * batch * heads * queries * keys * headDim;
   r.call({
     op: 'attention backward',
-    kernel: { file: `attention/backward_q_${variant}`, consts, overrides: drop.overrides },
+    kernel: { file: `attention/backward_q_${variant}`, consts: constsFor(queryRows), overrides: drop.overrides },
     operands: { ...common, d_q: dQ },
     params: { ...params, ...drop.params },
-    grid: [Math.ceil(queries / rows), heads, batch],
+    grid: [Math.ceil(queries / queryRows), heads, batch],
     flops: 3 * products,
   });
   r.call({
     op: 'attention backward',
-    kernel: { file: `attention/backward_kv_${variant}`, consts, overrides: drop.overrides },
+    kernel: { file: `attention/backward_kv_${variant}`, consts: constsFor(keyRows), overrides: drop.overrides },
     operands: { ...common, d_kv: dKv },
     params: { ...params, ...drop.params },
-    grid: [Math.ceil(keys / rows), heads, batch],
+    grid: [Math.ceil(keys / keyRows), heads, batch],
     flops: 4 * products,
   });
 }

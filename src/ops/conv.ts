@@ -9,6 +9,7 @@ import type { Recorder } from '../gpu/recorder.ts';
 import { type DType, describeTensor, type Tensor } from '../gpu/tensor.ts';
 import { convWeight, mergePhases, type Sides, tapsFirst } from './conv_weights.ts';
 import { grid1d } from './op.ts';
+import { cpuRows } from './tile_rows.ts';
 
 export type ConvVariant = 'reference' | 'tiled' | 'cpu' | 'cpu_quad' | 'depthwise';
 export type ConvActivation = 'none' | 'silu' | 'relu';
@@ -232,12 +233,12 @@ function convKernel(
   }
   if (isPacked(variant)) {
     const { lanes } = device;
+    const rows = variant === 'cpu' ? cpuRows(lanes, pixels) : 16;
     const consts: Record<string, string | number> = {
-      ...(variant === 'cpu' && { LANES: lanes, ROWS: 2 * lanes }),
+      ...(variant === 'cpu' && { LANES: lanes, ROWS: rows }),
       ...(x === 'f16' && { In4: 'vec4<f16>' }),
       ...(y === 'f16' && { Out4: 'vec4<f16>' }),
     };
-    const rows = variant === 'cpu' ? 2 * lanes : 16;
     return { file, consts, per: 4, grid: [Math.ceil(pixels / rows), Math.ceil(outputs / (4 * lanes)), depth] };
   }
   const consts = {

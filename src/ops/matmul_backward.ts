@@ -124,10 +124,12 @@ export function linearBackward(
 }
 
 /** Kernels for the weight's gradient, the preferred one first. */
-function weightVariants(device: Device, inputs: number): string[] {
+function weightVariants(device: Device, inputs: number, outputs: number): string[] {
   const { lanes, isCpu, hasSubgroups } = device;
   const subgroup = hasSubgroups && lanes > 0 && lanes <= 32 && inputs % 4 === 0;
-  const cpu = !subgroup ? [] : lanes === 4 ? ['weight_grad_quad', 'weight_grad_cpu'] : ['weight_grad_cpu'];
+  // More than 8 lanes would need too many sums at once.
+  const vec4 = outputs % 4 === 0 && lanes <= 8 ? ['weight_grad_cpu_vec4'] : [];
+  const cpu = !subgroup ? [] : [...(lanes === 4 ? ['weight_grad_quad'] : []), ...vec4, 'weight_grad_cpu'];
   return isCpu ? [...cpu, 'weight_grad'] : ['weight_grad', ...cpu];
 }
 
@@ -137,18 +139,26 @@ interface Sizes {
   outputs: number;
 }
 
+/** What a workgroup makes of dw: rows, columns. */
+function weightTile(variant: string, lanes: number): { tall: number; wide: number; consts: Record<string, number> } {
+  const wide = 4 * lanes;
+  if (variant === 'weight_grad_cpu_vec4') return { tall: 4 * lanes, wide, consts: { LANES: lanes } };
+  if (variant === 'weight_grad_quad') return { tall: 16, wide, consts: {} };
+  if (variant === 'weight_grad') return { tall: 64, wide: 64, consts: {} };
+  const tall = Math.max(16, lanes);
+  return { tall, wide, consts: { LANES: lanes, ROWS: tall } };
+}
+
 /** dw[outputs, inputs] += d_y^T . x */
 function weightGradient(r: Recorder, dY: Tensor, x: Tensor, sizes: Sizes, dw: Tensor, wanted?: string): void {
   const { rows, inputs, outputs } = sizes;
-  const { lanes } = r.device;
-  const variant = wanted ?? weightVariants(r.device, inputs)[0];
-  const tall = variant === 'weight_grad' ? 64 : variant === 'weight_grad_cpu' ? Math.max(16, lanes) : 16;
-  const wide = variant === 'weight_grad' ? 64 : 4 * lanes;
+  const variant = wanted ?? weightVariants(r.device, inputs, outputs)[0];
+  const { tall, wide, consts } = weightTile(variant, r.device.lanes);
   r.call({
     op: 'matmul dw',
     kernel: {
       file: `matmul/${variant}`,
-      consts: variant === 'weight_grad_cpu' ? { LANES: lanes, ROWS: tall } : {},
+      consts,
       overrides: { ACCUMULATE: true },
     },
     operands: { dy: dY, x, dw },
@@ -162,16 +172,20 @@ function weightGradient(r: Recorder, dY: Tensor, x: Tensor, sizes: Sizes, dw: Te
 export function biasGradient(r: Recorder, dY: Tensor, rows: number, columns: number, db: Tensor): void {
   const cpu = r.device.isCpu && r.device.lanes > 0;
   const wide = cpu ? r.device.lanes : 16;
+  const per = cpu && columns % 4 === 0 ? 4 : 1;
   r.call({
     op: 'matmul db',
     kernel: {
       file: 'matmul/bias_grad',
-      consts: cpu ? { COLUMNS: wide, SLICES: 1 } : {},
+      consts: {
+        ...(cpu && { COLUMNS: wide, SLICES: 1 }),
+        ...(per === 4 && { Elem: 'vec4<f32>', Sum: 'vec4<f32>' }),
+      },
       overrides: { ACCUMULATE: true },
     },
     operands: { dy: dY, db },
-    params: { m: rows, n: columns },
-    grid: [Math.ceil(columns / wide)],
+    params: { m: rows, n: columns / per },
+    grid: [Math.ceil(columns / per / wide)],
     flops: rows * columns,
   });
 }
@@ -197,7 +211,7 @@ export const matmulGradient: Gradient = {
   variants(device, problem) {
     const { k, n } = problemSizes(problem);
     const pairs = matmulVariants(device, k, n).map((name, i) => {
-      const weights = weightVariants(device, k);
+      const weights = weightVariants(device, k, n);
       return `${name} ${weights[i % weights.length]}`;
     });
     return pairs;

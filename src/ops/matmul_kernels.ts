@@ -2,6 +2,7 @@
 import type { Device, SubgroupMatrix } from '../gpu/device.ts';
 import type { DType } from '../gpu/tensor.ts';
 import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
+import { cpuRows, leastCost } from './tile_rows.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'tiled_vec4' | 'few_rows' | 'subgroup_matrix' | 'cpu' | 'cpu_quad';
 
@@ -77,7 +78,7 @@ export function matmulKernel(
     case 'cpu':
     case 'cpu_quad': {
       const { lanes } = device;
-      const tall = variant === 'cpu' ? leastCost([lanes, 2 * lanes], 16, rows) : leastCost([4, 8, 12, 16], 2, rows);
+      const tall = variant === 'cpu' ? cpuRows(lanes, rows, stored === 'int8') : leastCost([4, 8, 12, 16], 2, rows);
       const file = `matmul/${variant}${stored === 'f32' ? '' : `_${stored}`}`;
       const consts = { ...(variant === 'cpu' && { LANES: lanes }), ROWS: tall, ...half('In4', x), ...half('Out4', y) };
       return { kernel: { file, consts }, grid: grid(4 * lanes, tall) };
@@ -136,10 +137,4 @@ function matrixTile(device: Device, { m, n, k }: SubgroupMatrix, rows: number, o
   })).filter(({ bytes }) => bytes <= device.workgroupMemory);
   const enough = tiles.find((tile) => Math.ceil(rows / tile.rows) * Math.ceil(outputs / tile.columns) >= WORKGROUPS);
   return enough ?? tiles.at(-1)!;
-}
-
-/** Rows a workgroup: the height with the least cost, where a workgroup costs its rows and a fixed part. */
-function leastCost(heights: readonly number[], fixed: number, rows: number): number {
-  const cost = (height: number) => Math.ceil(rows / height) * (height + fixed);
-  return heights.reduce((best, height) => (cost(height) <= cost(best) ? height : best));
 }
