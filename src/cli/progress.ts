@@ -4,6 +4,8 @@ import type { Io } from './io.ts';
 
 const DELAY = 2000; // milliseconds before anything is shown
 const LINE_EVERY = 5000; // milliseconds between lines where there is no terminal
+/** What is done must be so much of all, or so many milliseconds old, to tell how long the rest takes. */
+const ENOUGH = { share: 0.01, time: 60_000 };
 
 export interface Progress {
   /** So much of the total is done; `note` is shown behind the bar. */
@@ -35,8 +37,11 @@ export function createProgress(io: Io, { label, total, quiet = false, now = Date
   let bar: SingleBar | undefined;
   let lastLine = Number.NEGATIVE_INFINITY;
   let stopped = quiet;
-  const left = (done: number) =>
-    done > 0 ? duration((((now() - start) / done) * (total - done)) / 1000) : 'some time';
+  const left = (done: number) => {
+    const passed = now() - start;
+    if (done === 0 || (done / total < ENOUGH.share && passed < ENOUGH.time)) return 'some time';
+    return duration(((passed / done) * (total - done)) / 1000);
+  };
 
   return {
     update(done, note = '') {

@@ -202,7 +202,7 @@ async function sampleCommand(flags: SampleFlags, io: Io): Promise<void> {
     );
     if (flags.quiet) return;
     const each = (stats.seconds.total + (vae?.seconds ?? 0)) / stats.images;
-    io.out(`${written} (${stats.images} images; ${sidecar} has every setting)`);
+    io.out(`${written} (${stats.images} image${stats.images === 1 ? '' : 's'}; ${sidecar} has every setting)`);
     io.out(
       `${model.device.name}: NFE ${stats.nfe}, ${each.toFixed(3)} s an image at batch ${Math.min(flags.batch, jobs.length)}, ` +
         `${duration((performance.now() - began) / 1000)} in all`,

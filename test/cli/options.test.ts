@@ -111,6 +111,26 @@ describe('progress', () => {
     expect(lines).toEqual(['converting: 20%, 8 s left, part 20', 'converting: 70%, 3 s left, part 70']);
   });
 
+  test('the time left is told when enough is done to tell it', () => {
+    let time = 2500;
+    lines.length = 0;
+    const progress = createProgress(io, { label: 'loading', total: 1000, now: () => time });
+    for (const done of [0, 1, 2, 100]) {
+      time += 6000;
+      progress.update(done);
+    }
+    expect(lines).toEqual([
+      'loading: 0%, some time left',
+      'loading: 0%, some time left',
+      'loading: 0%, some time left',
+      'loading: 10%, 3 min 36 s left',
+    ]);
+    time += 60_000;
+    progress.update(4);
+    expect(lines.at(-1)).toMatch(/^loading: 0%, 5 h \d+ min left$/);
+    progress.stop();
+  });
+
   test('quiet, or done within two seconds: nothing', () => {
     let time = 0;
     lines.length = 0;
