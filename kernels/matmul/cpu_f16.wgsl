@@ -16,7 +16,8 @@
 // are spread over the lanes by subgroupShuffle. A workgroup makes ROWS rows x 4 * LANES columns, a lane
 // ROWS x 4, from two k at a time: of four, the values of 32 rows would no longer stay near. ROWS does not change the
 // order of a sum, that of k.
-// Grid: ceil(n / (4 * LANES)) x ceil(m / ROWS).
+// Grid: T ceil(n / (4 * LANES)) x ceil(ceil(m / ROWS) / T): T groups of rows, one after the other, share the columns of
+// w that are in the cache.
 requires immediate_address_space;
 enable subgroups;
 
@@ -73,9 +74,13 @@ fn finish(sum: vec4f, row: u32, quad: u32) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
   let quads = params.k / 4;
-  let first_row = group.y * ROWS;
+  let together = groups.x / ((params.n + 4 * LANES - 1) / (4 * LANES));
+  let columns = group.x / together;
+  let first_row = (group.y * together + group.x % together) * ROWS;
+  if (first_row >= params.m) { return; }
 
   // Where this lane's rows of x start; rows past the end read the last one and are not written.
   var x_row: array<u32, ROWS / LANES>;
@@ -84,7 +89,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
 
   var acc: array<vec4f, ROWS>;
-  var at = group.x * quads * LANES + lane;
+  var at = columns * quads * LANES + lane;
   for (var i = 0u; i < quads; i++) {
     var part: array<vec4f, ROWS / LANES>;
     for (var g = 0u; g < ROWS / LANES; g++) { part[g] = vec4f(x[x_row[g] + i]); }
@@ -102,7 +107,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     at += LANES;
   }
 
-  let quad = group.x * LANES + lane;
+  let quad = columns * LANES + lane;
   if (quad * 4 >= params.n) { return; }
   // Bounds that are not constant keep the driver from unrolling this loop: a tenth of the compile time.
   let end = min(first_row + ROWS, params.m);

@@ -16,7 +16,8 @@
 // no workgroup memory. Loads cost most: each lane loads one row's four k of x and one block of w, and the rows
 // are spread over the lanes by subgroupShuffle. A workgroup makes ROWS rows x 4 * LANES columns, a lane
 // ROWS x 4. ROWS does not change the order of a sum: 8 and 16 agree to the bit.
-// Grid: ceil(n / (4 * LANES)) x ceil(m / ROWS).
+// Grid: T ceil(n / (4 * LANES)) x ceil(ceil(m / ROWS) / T): T groups of rows, one after the other, share the columns of
+// w that are in the cache.
 requires immediate_address_space;
 enable subgroups;
 
@@ -76,9 +77,13 @@ fn finish(sum: vec4f, row: u32, quad: u32) {
 }
 
 @compute @workgroup_size(LANES)
-fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) lane: u32) {
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(num_workgroups) groups: vec3u,
+        @builtin(local_invocation_index) lane: u32) {
   let quads = params.k / 4;
-  let first_row = group.y * ROWS;
+  let together = groups.x / ((params.n + 4 * LANES - 1) / (4 * LANES));
+  let columns = group.x / together;
+  let first_row = (group.y * together + group.x % together) * ROWS;
+  if (first_row >= params.m) { return; }
 
   // Where this lane's rows of x start; rows past the end read the last one and are not written.
   var x_row: array<u32, ROWS / LANES>;
@@ -87,7 +92,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   }
 
   var acc: array<vec4f, ROWS>;
-  var at = group.x * quads * LANES + lane;
+  var at = columns * quads * LANES + lane;
   for (var i = 0u; i < quads; i++) {
     let p = w[at];
     let weights = mat4x4f(unpack(p.x), unpack(p.y), unpack(p.z), unpack(p.w));
@@ -100,7 +105,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
   }
 
-  let quad = group.x * LANES + lane;
+  let quad = columns * LANES + lane;
   if (quad * 4 >= params.n) { return; }
   // Bounds that are not constant keep the driver from unrolling this loop: a tenth of the compile time.
   let end = min(first_row + ROWS, params.m);

@@ -6,7 +6,8 @@
 //
 // weight_grad_cpu.wgsl with dy loaded by four: a lane holds dy for four rows of dw, so that one load a row of the sum
 // serves 4 * LANES rows of dw. A workgroup (one subgroup) makes 4 * LANES rows x 4 * LANES columns, from two rows of
-// the sum at a time: more no longer fit the registers of a CPU and cost four times as much. Any m.
+// the sum at a time: more no longer fit the registers of a CPU and cost four times as much. The sum is over the rows
+// first .. end: with many rows, dispatches of some each keep what several workgroups read in the cache.
 // Grid: ceil(k / (4 * LANES)) x ceil(n / (4 * LANES)).
 requires immediate_address_space;
 enable subgroups;
@@ -15,7 +16,7 @@ const LANES: u32 = 8;     // the adapter's subgroup size
 
 override ACCUMULATE: bool = false;
 
-struct Params { m: u32, k: u32, n: u32 }
+struct Params { first: u32, end: u32, k: u32, n: u32 }
 
 @group(0) @binding(0) var<storage, read> dy: array<vec4f>;
 @group(0) @binding(1) var<storage, read> x: array<vec4f>;
@@ -27,12 +28,12 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let x_quads = params.k / 4;
   let dy_quads = params.n / 4;
   let column = group.x * LANES + lane;
-  var x_at = min(column, x_quads - 1); // past the end: read the last, not written
-  var dy_at = min(group.y * LANES + lane, dy_quads - 1);
+  var x_at = params.first * x_quads + min(column, x_quads - 1); // past the end: read the last, not written
+  var dy_at = params.first * dy_quads + min(group.y * LANES + lane, dy_quads - 1);
 
   var acc: array<vec4f, 4 * LANES>;
-  var i = 0u;
-  for (; i + 2 <= params.m; i += 2) {
+  var i = params.first;
+  for (; i + 2 <= params.end; i += 2) {
     let x_rows = mat2x4f(x[x_at], x[x_at + x_quads]);
     let dy_columns = transpose(mat2x4f(dy[dy_at], dy[dy_at + dy_quads]));
     x_at += 2 * x_quads;
@@ -41,7 +42,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
       for (var c = 0u; c < 4; c++) { acc[4 * r + c] += x_rows * subgroupShuffle(dy_columns[c], r); }
     }
   }
-  if (i < params.m) {
+  if (i < params.end) {
     let x_row = x[x_at];
     let dy_row = dy[dy_at];
     for (var r = 0u; r < LANES; r++) {

@@ -139,6 +139,9 @@ interface Sizes {
   outputs: number;
 }
 
+/** Rows of a sum whose parts of x and d_y stay in a CPU's cache. */
+const CACHED_ROWS = 1024;
+
 /** What a workgroup makes of dw: rows, columns. */
 function weightTile(variant: string, lanes: number): { tall: number; wide: number; consts: Record<string, number> } {
   const wide = 4 * lanes;
@@ -154,18 +157,25 @@ function weightGradient(r: Recorder, dY: Tensor, x: Tensor, sizes: Sizes, dw: Te
   const { rows, inputs, outputs } = sizes;
   const variant = wanted ?? weightVariants(r.device, inputs, outputs)[0];
   const { tall, wide, consts } = weightTile(variant, r.device.lanes);
-  r.call({
-    op: 'matmul dw',
-    kernel: {
-      file: `matmul/${variant}`,
-      consts,
-      overrides: { ACCUMULATE: true },
-    },
-    operands: { dy: dY, x, dw },
-    params: { m: rows, k: inputs, n: outputs },
-    grid: [Math.ceil(inputs / wide), Math.ceil(outputs / tall)],
-    flops: 2 * rows * inputs * outputs,
-  });
+  const record = (range: Record<string, number>, count: number) => {
+    r.call({
+      op: 'matmul dw',
+      kernel: { file: `matmul/${variant}`, consts, overrides: { ACCUMULATE: true } },
+      operands: { dy: dY, x, dw },
+      params: { ...range, k: inputs, n: outputs },
+      grid: [Math.ceil(inputs / wide), Math.ceil(outputs / tall)],
+      flops: 2 * count * inputs * outputs,
+    });
+  };
+  if (variant === 'weight_grad_cpu_vec4') {
+    const part = 2 * Math.ceil(rows / Math.ceil(rows / CACHED_ROWS) / 2);
+    for (let first = 0; first < rows; first += part) {
+      const end = Math.min(rows, first + part);
+      record({ first, end }, end - first);
+    }
+  } else {
+    record({ m: rows }, rows);
+  }
 }
 
 /** db[columns] += sum of d_y[rows, columns] over the rows. */

@@ -81,7 +81,14 @@ export function matmulKernel(
       const tall = variant === 'cpu' ? cpuRows(lanes, rows, stored === 'int8') : leastCost([4, 8, 12, 16], 2, rows);
       const file = `matmul/${variant}${stored === 'f32' ? '' : `_${stored}`}`;
       const consts = { ...(variant === 'cpu' && { LANES: lanes }), ROWS: tall, ...half('In4', x), ...half('Out4', y) };
-      return { kernel: { file, consts }, grid: grid(4 * lanes, tall) };
+      if (variant === 'cpu_quad') return { kernel: { file, consts }, grid: grid(4 * lanes, tall) };
+      const groups = Math.ceil(rows / tall);
+      // As many groups of rows at once as share evenly, so that no processor waits for the others.
+      const together = Math.ceil(groups / Math.ceil(groups / 16));
+      return {
+        kernel: { file, consts },
+        grid: [together * Math.ceil(outputs / (4 * lanes)), Math.ceil(groups / together)],
+      };
     }
     case 'subgroup_matrix': {
       const tile = matrixTile(device, matrixShape(device)!, rows, outputs);
