@@ -217,6 +217,7 @@ export const matmulGradient: Gradient = {
     { m: 1, k: 4, n: 4 },
     { m: 5, k: 20, n: 9, bias: true },
     { m: 66, k: 7, n: 4 },
+    { m: 1027, k: 4, n: 4 },
   ],
   variants(device, problem) {
     const { k, n } = problemSizes(problem);
