@@ -57,7 +57,7 @@ export interface SampleStats {
   /** Kernel dispatches of a batch. */
   dispatches: number;
   seconds: {
-    /** From the first submit to the last read, without compiling kernels and recording. */
+    /** From the first submit to the last read, without compiling kernels, recording and what `onStep` does. */
     total: number;
     /** Recording, planning, compiling. */
     prepare: number;
@@ -135,8 +135,14 @@ export async function* drawBatches<Input, Batch extends PreparedBatch<Input>>(
       running.load(input);
       stats.seconds.prepare += lap();
 
+      const readTimer = async () => {
+        for (const [part, seconds] of Object.entries((await timer?.read()) ?? {})) {
+          stats.seconds.parts[part] = (stats.seconds.parts[part] ?? 0) + seconds;
+        }
+      };
       clock = performance.now();
       const began = clock;
+      let elsewhere = 0;
       running.begin(timer);
       for (let step = 0; step < running.stepCount; step++) {
         abort();
@@ -144,21 +150,24 @@ export async function* drawBatches<Input, Batch extends PreparedBatch<Input>>(
         running.step(step, timer);
         stats.seconds.host += lap();
         await device.done();
+        clock = performance.now();
         await onStep?.({
           imagesDone: first,
           images: classes.length,
           step: step + 1,
           steps: running.stepCount,
           batch: chosen,
-          latents: () => running.images(),
+          latents: async () => {
+            await readTimer(); // lavapipe ends a pass when the next one begins: it would last as long as what follows here
+            return running.images();
+          },
           revealed: async () => method.revealed(running, input, step + 1),
         });
+        elsewhere += lap();
       }
       const latents = await running.images();
-      stats.seconds.total += (performance.now() - began) / 1000;
-      for (const [part, seconds] of Object.entries((await timer?.read()) ?? {})) {
-        stats.seconds.parts[part] = (stats.seconds.parts[part] ?? 0) + seconds;
-      }
+      stats.seconds.total += (performance.now() - began) / 1000 - elsewhere;
+      await readTimer();
       stats.images += chosen.length;
       stats.batches++;
       stats.nfe = running.nfe;

@@ -105,6 +105,20 @@ describe('settings', () => {
     expect(stats.headEvaluations % (2 * settings.headSteps)).toBe(0);
   });
 
+  it('times the drawing, not what is done with the steps', async () => {
+    const stats = emptyStats();
+    const wait = 1000;
+    const onStep: SampleRequest['onStep'] = async ({ latents }) => {
+      await latents();
+      await new Promise((done) => setTimeout(done, wait));
+    };
+    for await (const _ of sampleBatches(model, { ...settings, classes: [0], steps: 1, onStep }, stats));
+    const { total, parts } = stats.seconds;
+    expect(total).toBeGreaterThan(0);
+    expect(1000 * total).toBeLessThan(wait);
+    for (const part of Object.values(parts)) expect(1000 * part).toBeLessThan(wait);
+  });
+
   it('guidance of exactly 1 is no guidance', async () => {
     const stats = emptyStats();
     for await (const _ of sampleBatches(model, { ...settings, classes: [0], cfg: 1 }, stats));
