@@ -11,9 +11,15 @@ const GRACE = 1000; // milliseconds that a command has to clean up after Ctrl-C
 const stop = new AbortController();
 let saves = false;
 function onSignal(): void {
-  if (stop.signal.aborted) process.exit(STOPPED);
+  if (stop.signal.aborted) leave();
   stop.abort();
-  if (!saves) setTimeout(() => process.exit(STOPPED), GRACE).unref();
+  if (!saves) setTimeout(leave, GRACE).unref();
+}
+/** At once, whatever is going on. */
+function leave(): never {
+  // A progress bar that nobody stops has hidden the cursor and switched the wrapping of lines off.
+  if (process.stderr.isTTY) process.stderr.write('\u001B[?25h\u001B[?7h\n');
+  process.exit(STOPPED);
 }
 process.on('SIGINT', onSignal);
 process.on('SIGTERM', onSignal);
