@@ -6,11 +6,12 @@ import { type ModelFile, openModel } from '../models/checkpoint.ts';
 import { gridSize, parameterCounts, presetName, tokenDim } from '../models/config.ts';
 import { flagOf } from '../models/infer.ts';
 import { modelKind } from '../models/kind.ts';
+import { describeTokenizer } from '../models/tokenizer.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
 import { CPU_DRIVER, type SamplingMemory, samplingMemory } from '../sampling/memory.ts';
 import { modelAxes, recommendedSettings } from '../sampling/axes.ts';
 import { resolveSettings } from '../sampling/settings.ts';
-import { inspectOther } from './inspect_other.ts';
+import { inspectOther, inspectTokenizer } from './inspect_other.ts';
 import type { Io } from './io.ts';
 import { addModelFlags, type ModelFlags, openOptions } from './model_flags.ts';
 import { grouped, megabytes, positiveInteger, table } from './options.ts';
@@ -26,8 +27,8 @@ export function registerInspect(program: Command, io: Io): void {
     .command('inspect')
     .summary('show what a model file holds')
     .description(
-      'Shows configuration, parameters, recommended settings and the memory that sampling needs. Also classifiers and\n' +
-        'codebooks.',
+      'Shows configuration, parameters, recommended settings and the memory that sampling needs. Also classifiers, ' +
+        'codebooks and tokenizers (KL-16, DC-AE).',
     )
     .argument('<file>', 'a model file in safetensors, or a .pth checkpoint')
     .option('--tensors', 'list every tensor')
@@ -35,7 +36,10 @@ export function registerInspect(program: Command, io: Io): void {
     .option('--json', 'print JSON')
     .addHelpText(
       'after',
-      '\nExamples:\n  emigm inspect weights/clothing32.safetensors --tensors\n  emigm inspect b-256.pth --batch 64',
+      '\nExamples:\n' +
+        '  emigm inspect weights/clothing32.safetensors --tensors\n' +
+        '  emigm inspect b-256.pth --batch 64\n' +
+        '  emigm inspect kl16.ckpt',
     )
     .action((file: string, flags: InspectFlags) => inspect(file, flags, io));
   addModelFlags(command);
@@ -45,6 +49,8 @@ export function registerInspect(program: Command, io: Io): void {
 export async function inspect(path: string, flags: InspectFlags, io: Io): Promise<void> {
   const kind = await modelKind(path);
   if (kind !== 'continuous') return inspectOther(path, kind, flags, io);
+  const tokenizer = await describeTokenizer(path);
+  if (tokenizer) return inspectTokenizer(path, tokenizer, flags, io);
   const model = await openModel(path, openOptions(flags));
   try {
     const report = await describe(model, flags.batch ?? 16);

@@ -1,4 +1,4 @@
-/** `emigm inspect` of what is no model of continuous tokens: models of codes, classifiers, codebooks. */
+/** `emigm inspect` of what is no model of continuous tokens: models of codes, classifiers, codebooks, tokenizers. */
 import { statSync } from 'node:fs';
 import { EmigmError } from '../errors.ts';
 import { readCodebook } from '../formats/codebook.ts';
@@ -9,6 +9,8 @@ import { gridSize } from '../models/config.ts';
 import { discreteParameterCount } from '../models/discrete/config.ts';
 import { openDiscreteModel } from '../models/discrete/file.ts';
 import type { ModelKind } from '../models/kind.ts';
+import { openStateDict, type StateDictFile } from '../models/state_dict.ts';
+import type { TokenizerFacts } from '../models/tokenizer.ts';
 import { modelAxes, recommendedSettings } from '../sampling/axes.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
 import { discreteMemory } from '../sampling/discrete/memory.ts';
@@ -32,10 +34,39 @@ interface Report {
 
 /** @throws EmigmError 'file' or 'model' for a damaged file, 'input' for a checkpoint of a training run */
 export async function inspectOther(path: string, kind: ModelKind, flags: InspectFlags, io: Io): Promise<void> {
-  const { json, rows } = await reportOf(path, kind, flags.batch ?? 16);
-  const tensors = await listed(path);
+  show(path, kind, await reportOf(path, kind, flags.batch ?? 16), await listed(openSafetensors(path)), flags, io);
+}
+
+/** As `inspectOther`, of a file of a tokenizer. */
+export async function inspectTokenizer(
+  path: string,
+  facts: TokenizerFacts,
+  flags: InspectFlags,
+  io: Io,
+): Promise<void> {
+  const { kind, stride, channels, scale, hasPosterior, parameters } = facts;
+  const rows: Report['rows'] = [
+    ['latents', `${channels} channels, one for ${stride} x ${stride} pixels`],
+    ['encoder gives', hasPosterior ? `mean and log-variance, ${2 * channels} channels` : 'the latents'],
+    ['data scale', String(scale)],
+    ['parameters', grouped(parameters)],
+  ];
+  show(path, `tokenizer ${kind}`, { json: { tokenizer: facts }, rows }, await listed(openStateDict(path)), flags, io);
+}
+
+function show(
+  path: string,
+  kind: string,
+  { json, rows }: Report,
+  tensors: ListedTensors,
+  flags: InspectFlags,
+  io: Io,
+): void {
   const all = { path, kind, bytes: statSync(path).size, ...json };
-  if (flags.json) return io.out(JSON.stringify(flags.tensors ? { ...all, tensors: tensorsOf(tensors) } : all, null, 2));
+  if (flags.json) {
+    io.out(JSON.stringify(flags.tensors ? { ...all, tensors: tensorsOf(tensors) } : all, null, 2));
+    return;
+  }
   const types = [...new Set(tensors.names().map((name) => tensors.dtype(name)))].sort();
   const file: [string, string] = ['file', `${path}, ${kind}, ${megabytes(all.bytes)}, ${types.join(' and ')}`];
   io.out(table([file, ...rows.filter((row): row is [string, string] => row[1] !== undefined)]));
@@ -52,8 +83,9 @@ function reportOf(path: string, kind: ModelKind, batch: number): Promise<Report>
   );
 }
 
-async function listed(path: string): Promise<ListedTensors> {
-  const file = await openSafetensors(path);
+/** Of a file that is closed then. */
+async function listed(opening: Promise<Pick<StateDictFile, 'tensors' | 'close'>>): Promise<ListedTensors> {
+  const file = await opening;
   await file.close();
   return {
     names: () => [...file.tensors.keys()],

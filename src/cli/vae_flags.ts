@@ -1,8 +1,7 @@
 /** Flags of every command that encodes or decodes images. */
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
-import type { DeviceOptions } from '../gpu/device.ts';
-import type { Device } from '../gpu/device.ts';
+import type { Device, DeviceOptions } from '../gpu/device.ts';
 import { loadTokenizer, type Tokenizer } from '../models/tokenizer.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
 import type { Io } from './io.ts';

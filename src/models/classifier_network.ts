@@ -18,6 +18,7 @@ import {
   stemConvolutions,
   tokenCount,
 } from './classifier.ts';
+import { countOf } from './shapes.ts';
 
 /** Row numbers of a batch, as both the network in use and the one in training read them. */
 export interface ClassifierRows<List> {
@@ -167,5 +168,5 @@ async function featureRange(source: WeightSource, { width }: ClassifierConfig): 
 
 /** Number of the classifier's parameters. */
 export function classifierSize(config: ClassifierConfig): number {
-  return [...classifierShapes(config).values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  return countOf(classifierShapes(config));
 }

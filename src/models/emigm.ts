@@ -3,7 +3,7 @@ import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type Head, loadHead } from '../nn/head.ts';
-import { defaultStored, WeightLoader, type WeightSource } from '../nn/weights.ts';
+import { defaultStored, WeightLoader, type WeightSource, withProgress } from '../nn/weights.ts';
 import { type Linear, linear } from '../ops/matmul.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
 import { gatherRows, type Index } from '../ops/tokens.ts';
@@ -88,24 +88,8 @@ export class Emigm {
     options: EmigmOptions = {},
   ): Promise<Emigm> {
     const stored = options.stored ?? defaultStored(device);
-    const total = [...parameterShapes(config).values()].reduce(
-      (sum, shape) => sum + shape.reduce((a, b) => a * b, 1),
-      0,
-    );
-    let read = 0;
-    const loader = new WeightLoader(
-      device,
-      {
-        shape: (name) => source.shape(name),
-        read: async (name) => {
-          const data = await source.read(name);
-          options.onProgress?.(Math.min(1, (read += data.length) / total));
-          return data;
-        },
-      },
-      stored,
-      { later: true },
-    );
+    const counted = withProgress(source, parameterShapes(config), options.onProgress);
+    const loader = new WeightLoader(device, counted, stored, { later: true });
     try {
       const network = new Emigm(device, config, loader, {
         trunk: await Trunk.load(loader, config, source),

@@ -1,8 +1,7 @@
 /** Reading a configuration off the shapes of a state dict. */
 import { EmigmError } from '../errors.ts';
 import { checkConfig, type ModelConfig, officialHeads } from './config.ts';
-
-export type Shapes = ReadonlyMap<string, readonly number[]>;
+import type { Shapes } from './shapes.ts';
 
 /** Pixels that a tokenizer turns into one latent, by the latent's channels: RGB itself, KL-16, DC-AE f32c32. */
 const STRIDES: Record<number, number> = { 3: 1, 16: 16, 32: 32 };

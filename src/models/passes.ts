@@ -9,6 +9,8 @@ import type { Tensor } from '../gpu/tensor.ts';
 export interface Pass {
   /** Passes of one name and input size are the same. */
   readonly name: string;
+  /** What cannot be done when not even one item fits, for the message: `encode pictures of 256 x 256 pixels`. */
+  readonly task: string;
   /** Sizes of one item, and of what becomes of it. */
   readonly input: readonly number[];
   readonly output: readonly number[];
@@ -71,10 +73,9 @@ export class Passes {
       if (options.signal?.aborted) throw new EmigmError('aborted', 'stopped');
       const recording = await this.recordingFor(pass, Math.min(total - first, pass.batch));
       if (!recording) {
-        const shape = pass.input.join(' x ');
         throw new EmigmError(
           'memory',
-          `${pass.name}: one item of ${shape} does not fit the memory of ${this.device.name}`,
+          `cannot ${pass.task}: not even one fits the memory of ${this.device.name}; take smaller ones`,
         );
       }
       const { batch, session, program, input, output, rows } = recording;

@@ -11,11 +11,14 @@ import { imageLayout, posterior } from '../ops/image.ts';
 import { STREAMS } from '../random.ts';
 import type { ModelConfig } from './config.ts';
 import { DC_AE_LATENT_SCALE, DcAe } from './dc_ae/dc_ae.ts';
+import { dcAeParameters, dcAeStride } from './dc_ae/config.ts';
 import { openDcAe } from './dc_ae/file.ts';
+import { kl16Shapes, kl16Stride } from './kl16/config.ts';
 import { openKl16 } from './kl16/file.ts';
 import { KL16_LATENT_SCALE, Kl16 } from './kl16/kl16.ts';
 import { loadOn, type OnDevice } from './on_device.ts';
 import { itemCount, type Pass, Passes } from './passes.ts';
+import { countOf } from './shapes.ts';
 import { openStateDict } from './state_dict.ts';
 import { cutTile, TileBlend, tileStarts } from './tiles.ts';
 
@@ -40,7 +43,22 @@ interface Kind {
   readonly hasPosterior: boolean;
   /** A parameter that only this kind has. */
   readonly mark: string;
+  describe(path: string): Promise<Pick<TokenizerFacts, 'stride' | 'channels' | 'parameters'>>;
   load(device: Device, path: string, options: WeightOptions): Promise<Autoencoder>;
+}
+
+/** What a tokenizer's file holds. */
+export interface TokenizerFacts {
+  /** `KL-16`, `DC-AE`. */
+  readonly kind: string;
+  /** Pixels of a side that make one latent. */
+  readonly stride: number;
+  /** Numbers a latent. */
+  readonly channels: number;
+  /** Latents are multiplied by it for the models. */
+  readonly scale: number;
+  readonly hasPosterior: boolean;
+  readonly parameters: number;
 }
 
 interface WeightOptions {
@@ -54,6 +72,11 @@ const KINDS: readonly Kind[] = [
     scale: KL16_LATENT_SCALE,
     hasPosterior: true,
     mark: 'post_quant_conv.weight',
+    async describe(path) {
+      const { config, close } = await openKl16(path);
+      await close();
+      return { stride: kl16Stride(config), channels: config.channels, parameters: countOf(kl16Shapes(config)) };
+    },
     async load(device, path, options) {
       const file = await openKl16(path);
       try {
@@ -68,6 +91,11 @@ const KINDS: readonly Kind[] = [
     scale: DC_AE_LATENT_SCALE,
     hasPosterior: false,
     mark: 'encoder.project_out.main.op_list.0.conv.weight',
+    async describe(path) {
+      const { config, close } = await openDcAe(path);
+      await close();
+      return { stride: dcAeStride(config), channels: config.channels, parameters: countOf(dcAeParameters(config)) };
+    },
     async load(device, path, options) {
       const file = await openDcAe(path);
       try {
@@ -98,14 +126,29 @@ export interface MapSize {
  */
 export async function loadTokenizer(path: string, options: LoadTokenizerOptions = {}): Promise<Tokenizer> {
   const { device: wanted, batch, ...weights } = options;
-  const file = await openStateDict(path);
-  await file.close();
-  const kind = KINDS.find(({ mark }) => file.tensors.has(mark));
+  const kind = await kindOf(path);
   if (!kind) {
     const known = KINDS.map(({ name }) => name).join(' or ');
     throw new EmigmError('model', `${path}: no tokenizer that is known (${known})`);
   }
   return new Tokenizer(kind, await loadOn(wanted, (device) => kind.load(device, path, weights)), batch);
+}
+
+/**
+ * What a tokenizer's file holds, by its parameters' names and shapes; undefined for files of something else.
+ * @throws EmigmError 'file' for a damaged file, 'model' for a tokenizer with other parameters than its kind has
+ */
+export async function describeTokenizer(path: string): Promise<TokenizerFacts | undefined> {
+  const kind = await kindOf(path);
+  if (!kind) return undefined;
+  const { name, scale, hasPosterior } = kind;
+  return { kind: name, scale, hasPosterior, ...(await kind.describe(path)) };
+}
+
+async function kindOf(path: string): Promise<Kind | undefined> {
+  const { tensors, close } = await openStateDict(path);
+  await close();
+  return KINDS.find(({ mark }) => tensors.has(mark));
 }
 
 /** @throws EmigmError 'input' when the tokenizer's latents are not those that the model draws */
@@ -194,6 +237,7 @@ export class Tokenizer {
     const planes = (this.hasPosterior ? 2 : 1) * this.channels;
     const pass: Pass = {
       name: 'encode',
+      task: encodeTask(size),
       input: [3, size.height, size.width],
       output: [planes, height, width],
       ...this.limits(size),
@@ -223,6 +267,7 @@ export class Tokenizer {
     const draw = this.hasPosterior ? options.draw : undefined;
     const pass: Pass = {
       name: `latents ${scale} ${draw?.seed}`,
+      task: encodeTask(size),
       input: [3, size.height, size.width],
       output: [this.channels, height, width],
       ...this.limits(size),
@@ -270,6 +315,7 @@ export class Tokenizer {
     const pixels = { height: stride * height, width: stride * width };
     return {
       name: `decode ${scale}`,
+      task: `decode maps of ${width} x ${height} latents`,
       input: [channels, height, width],
       output: [3, pixels.height, pixels.width],
       ...this.limits(pixels),
@@ -323,3 +369,5 @@ export class Tokenizer {
     this.loaded.dispose();
   }
 }
+
+const encodeTask = ({ height, width }: MapSize): string => `encode pictures of ${width} x ${height} pixels`;

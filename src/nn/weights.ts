@@ -12,6 +12,27 @@ export interface WeightSource {
   read(name: string): Promise<Float32Array>;
 }
 
+/** The source, telling the share of the numbers of `shapes` that have been read; what is read again counts once. */
+export function withProgress(
+  source: WeightSource,
+  shapes: ReadonlyMap<string, readonly number[]>,
+  onProgress: (done: number) => void = () => {},
+): WeightSource {
+  const sizes = new Map([...shapes].map(([name, shape]) => [name, shape.reduce((a, b) => a * b, 1)]));
+  const total = [...sizes.values()].reduce((a, b) => a + b, 0);
+  let done = 0;
+  return {
+    shape: (name) => source.shape(name),
+    read: async (name) => {
+      const data = await source.read(name);
+      const size = sizes.get(name);
+      if (size !== undefined) onProgress((done += size) / total);
+      sizes.delete(name);
+      return data;
+    },
+  };
+}
+
 /** How weights of linear layers are stored where nothing is said. */
 export const defaultStored = ({ isCpu, hasF16 }: Device): 'f32' | 'f16' => (!isCpu && hasF16 ? 'f16' : 'f32');
 

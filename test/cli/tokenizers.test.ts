@@ -19,6 +19,7 @@ import { centerCrop, readImage, toBytes, toFloats, writePng } from '../../src/fo
 import { readNpz, writeNpy } from '../../src/formats/npz.ts';
 import { openSafetensors } from '../../src/formats/safetensors.ts';
 import { saveModel } from '../../src/models/checkpoint.ts';
+import { dcAeShapes } from '../../src/models/dc_ae/config.ts';
 import { mirrored } from '../../src/models/encode_folder.ts';
 import { loadTokenizer, type Tokenizer } from '../../src/models/tokenizer.ts';
 import { openTrainingData } from '../../src/training/data/open.ts';
@@ -26,7 +27,7 @@ import { emigm } from '../helpers/cli.ts';
 import { pictureSet } from '../helpers/data_sets.ts';
 import { serveHub } from '../helpers/hub_server.ts';
 import { random } from '../helpers/numbers.ts';
-import { toyKl16, writeToyDcAe, writeToyKl16 } from '../helpers/tokenizer.ts';
+import { toyDcAe, toyKl16, writeToyDcAe, writeToyKl16 } from '../helpers/tokenizer.ts';
 import { toyConfig, toySource } from '../helpers/toy.ts';
 
 const folder = mkdtempSync(join(tmpdir(), 'emigm-tokenizers-'));
@@ -332,6 +333,28 @@ describe('decode', () => {
     await writeNpy(at('five.npy'), { dtype: 'F32', shape: [5, 2, 2], data: new Float32Array(20) });
     expect((await decode(at('five.npy'))).err).toMatch(/5 channels, but KL-16 has 3 \(moments: 6\)/);
     expect((await emigm(['decode', at('five.npy')])).err).toMatch(/--vae/);
+  });
+});
+
+describe('inspect', () => {
+  it('tells what a tokenizer holds', async () => {
+    const shown = await emigm(['inspect', vae, '--tensors']);
+    expect(shown.code, shown.err).toBe(0);
+    expect(shown.out).toMatch(/vae\.safetensors, tokenizer KL-16, .* F32/);
+    expect(shown.out).toMatch(
+      /latents +3 channels, one for 2 x 2 pixels\nencoder gives +mean and log-variance, 6 channels/,
+    );
+    expect(shown.out).toMatch(/\ndecoder\.conv_in\.bias +F32 +\[64\] +64\n/);
+    const path = await writeToyDcAe(at('inspected.safetensors'));
+    const json = JSON.parse((await emigm(['inspect', path, '--json'])).out);
+    const parameters = [...dcAeShapes(toyDcAe)].filter(([name]) => !/running_|num_batches/.test(name));
+    expect(json).toMatchObject({
+      kind: 'tokenizer DC-AE',
+      tokenizer: { stride: 4, channels: 4, hasPosterior: false, scale: 0.3189 },
+    });
+    expect(json.tokenizer.parameters).toBe(
+      parameters.reduce((sum, [, shape]) => sum + shape.reduce((a, b) => a * b, 1), 0),
+    );
   });
 });
 

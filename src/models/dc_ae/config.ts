@@ -49,6 +49,16 @@ function stages(depths: readonly number[], norm: 'batch' | 'rms'): DcAeStage[] {
   }));
 }
 
+/** Counts in the state dict that nothing reads, and that some converters drop. */
+export const isUnread = (name: string): boolean => name.endsWith('.num_batches_tracked');
+
+/** Of `dcAeShapes` what is trained: without the running statistics. */
+export function dcAeParameters(config: DcAeConfig): Map<string, readonly number[]> {
+  return new Map(
+    [...dcAeShapes(config)].filter(([name]) => !/\.(running_mean|running_var)$/.test(name) && !isUnread(name)),
+  );
+}
+
 /** Pixels of a side that make one latent. */
 export const dcAeStride = ({ encoder }: DcAeConfig): number => 2 ** (encoder.length - 1);
 

@@ -7,12 +7,13 @@ import type { Device } from '../../gpu/device.ts';
 import type { Recorder } from '../../gpu/recorder.ts';
 import { describeTensor, type Tensor } from '../../gpu/tensor.ts';
 import { type ConvLoader, loadConv, paddedChannels } from '../../nn/conv_blocks.ts';
-import { WeightLoader, type WeightSource } from '../../nn/weights.ts';
+import { defaultStored, WeightLoader, type WeightSource, withProgress } from '../../nn/weights.ts';
 import { type Conv, conv } from '../../ops/conv.ts';
 import { imageLayout } from '../../ops/image.ts';
 import type { Norm } from '../../ops/layernorm.ts';
 import { pixelShuffle, pixelUnshuffle } from '../../ops/pixel_shuffle.ts';
 import { rmsNorm } from '../../ops/rms_norm.ts';
+import { type Observer, observer, type Seen } from '../observer.ts';
 import {
   type DcAeLayer,
   type Downsample,
@@ -24,8 +25,7 @@ import {
   type Upsample,
   upsample,
 } from './blocks.ts';
-import { type Observer, observer, type Seen } from '../observer.ts';
-import { borderConv, type DcAeConfig, dcAeShapes, dcAeStride, entersHalved } from './config.ts';
+import { borderConv, type DcAeConfig, dcAeShapes, dcAeStride, entersHalved, isUnread } from './config.ts';
 
 /** Latents of dc-ae-f32c32-in-1.0 are multiplied by it for the models, and divided by it before they are decoded. */
 export const DC_AE_LATENT_SCALE = 0.3189;
@@ -89,21 +89,9 @@ export class DcAe {
     source: WeightSource,
     options: DcAeOptions = {},
   ): Promise<DcAe> {
-    const stored = options.stored ?? (!device.isCpu && device.hasF16 ? 'f16' : 'f32');
-    const read = new Set<string>();
-    const shapes = [...dcAeShapes(config)].filter(([name]) => !name.endsWith('.num_batches_tracked'));
-    const sizes = new Map(shapes.map(([name, shape]) => [name, shape.reduce((a, b) => a * b, 1)]));
-    const total = [...sizes.values()].reduce((a, b) => a + b, 0);
-    let done = 0;
-    const counted: WeightSource = {
-      shape: (name) => source.shape(name),
-      read: async (name) => {
-        const data = await source.read(name);
-        if (!read.has(name)) options.onProgress?.((done += data.length) / total);
-        read.add(name);
-        return data;
-      },
-    };
+    const stored = options.stored ?? defaultStored(device);
+    const read = [...dcAeShapes(config)].filter(([name]) => !isUnread(name));
+    const counted = withProgress(source, new Map(read), options.onProgress);
     const loader = new WeightLoader(device, counted, stored);
     const from: ConvLoader = { load: loader, source: counted, stored };
     try {

@@ -1,8 +1,7 @@
 /** The configuration of a DC-AE from the shapes of its state dict. */
 import { EmigmError } from '../../errors.ts';
-import { borderConv, type DcAeConfig, type DcAeStage, dcAeShapes } from './config.ts';
-
-type Shapes = ReadonlyMap<string, readonly number[]>;
+import { checkShapes, type Shapes } from '../shapes.ts';
+import { borderConv, type DcAeConfig, type DcAeStage, dcAeShapes, isUnread } from './config.ts';
 
 /**
  * The configuration that a state dict's shapes tell.
@@ -25,7 +24,7 @@ export function inferDcAe(shapes: Shapes, file: string): DcAeConfig {
     scales: inferScales(shapes),
   };
   checkStages(config, file);
-  checkShapes(dcAeShapes(config), shapes, file);
+  checkShapes(dcAeShapes(config), shapes, { file, network: 'DC-AE', isOptional: isUnread });
   return config;
 }
 
@@ -87,27 +86,6 @@ function checkStages({ encoder, decoder, channels }: DcAeConfig, file: string): 
     });
     if (list[last].width % channels !== 0 || channels % 4 !== 0) {
       throw refuse(`${list[last].width} channels are no groups of ${channels}, a multiple of 4`);
-    }
-  }
-}
-
-/** @throws EmigmError 'model' naming the first tensor that is missing, wrong in shape or not expected */
-function checkShapes(expected: Shapes, actual: Shapes, file: string): void {
-  const shown = (shape: readonly number[]) => `[${shape.join(', ')}]`;
-  for (const [name, shape] of expected) {
-    const found = actual.get(name);
-    if (!found) {
-      // A count that nothing reads, which some converters drop.
-      if (name.endsWith('.num_batches_tracked')) continue;
-      throw new EmigmError('model', `${file}: tensor ${name} ${shown(shape)} is missing`);
-    }
-    if (shown(found) !== shown(shape)) {
-      throw new EmigmError('model', `${file}: tensor ${name} has shape ${shown(found)}, ${shown(shape)} is needed`);
-    }
-  }
-  for (const [name, shape] of actual) {
-    if (!expected.has(name)) {
-      throw new EmigmError('model', `${file}: tensor ${JSON.stringify(name)} ${shown(shape)} is not part of DC-AE`);
     }
   }
 }

@@ -2,6 +2,7 @@
 import { EmigmError } from '../../errors.ts';
 import { checkConfig, parameterShapes } from '../config.ts';
 import type { TrunkConfig } from '../trunk.ts';
+import { countOf } from '../shapes.ts';
 
 /** The most codes that a codebook may have. */
 export const MOST_CODES = 16384;
@@ -56,5 +57,5 @@ export function discreteShapes(config: DiscreteConfig): Map<string, readonly num
 
 /** Number of parameters. */
 export function discreteParameterCount(config: DiscreteConfig): number {
-  return [...discreteShapes(config).values()].reduce((sum, shape) => sum + shape.reduce((a, b) => a * b, 1), 0);
+  return countOf(discreteShapes(config));
 }

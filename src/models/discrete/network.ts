@@ -7,14 +7,14 @@ import { type Codebook, codeWidth } from '../../formats/codebook.ts';
 import type { Device } from '../../gpu/device.ts';
 import type { Recorder } from '../../gpu/recorder.ts';
 import type { Tensor } from '../../gpu/tensor.ts';
-import { defaultStored, WeightLoader, type WeightSource } from '../../nn/weights.ts';
+import { defaultStored, WeightLoader, type WeightSource, withProgress } from '../../nn/weights.ts';
 import { codeRows } from '../../ops/code_lists.ts';
 import { type Linear, linear } from '../../ops/matmul.ts';
 import type { Stored } from '../../ops/matmul_kernels.ts';
 import { gatherRows, type Index, replaceMasked, unpatchify } from '../../ops/tokens.ts';
 import { gridSize, sequenceLength, tokenDim } from '../config.ts';
 import { Trunk, type TrunkRows, type TrunkShape } from '../trunk.ts';
-import { type DiscreteConfig, discreteParameterCount } from './config.ts';
+import { type DiscreteConfig, discreteShapes } from './config.ts';
 
 /** Where an evaluation finds its rows; all u32. */
 export interface DiscreteRows extends TrunkRows {
@@ -85,16 +85,7 @@ export class DiscreteNetwork {
   ): Promise<DiscreteNetwork> {
     checkCodebook(config, codebook, 'the codebook');
     const stored = options.stored ?? defaultStored(device);
-    const total = discreteParameterCount(config);
-    let done = 0;
-    const counted: WeightSource = {
-      shape: (name) => source.shape(name),
-      read: async (name) => {
-        const data = await source.read(name);
-        options.onProgress?.(Math.min(1, (done += data.length) / total));
-        return data;
-      },
-    };
+    const counted = withProgress(source, discreteShapes(config), options.onProgress);
     const loader = new WeightLoader(device, counted, stored);
     try {
       const width = codeWidth(codebook);

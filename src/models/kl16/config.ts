@@ -1,5 +1,6 @@
 /** Sizes of a KL autoencoder (latent diffusion's, as eMIGM uses it), and the name and shape of every parameter. */
 import { EmigmError } from '../../errors.ts';
+import { checkShapes } from '../shapes.ts';
 
 /** The official constructor's names in brackets. */
 export interface Kl16Config {
@@ -119,7 +120,7 @@ export function inferKl16(shapes: ReadonlyMap<string, readonly number[]>, file: 
     channels: size('post_quant_conv.weight', 1),
     image: size('encoder.conv_in.weight', 1),
   };
-  checkShapes(kl16Shapes(config), shapes, file);
+  checkShapes(kl16Shapes(config), shapes, { file, network: 'KL-16' });
   if (every.some((level) => (config.multipliers[level] * width) % 32 !== 0) || levels === 0) {
     throw new EmigmError(
       'model',
@@ -127,25 +128,4 @@ export function inferKl16(shapes: ReadonlyMap<string, readonly number[]>, file: 
     );
   }
   return config;
-}
-
-/** @throws EmigmError 'model' naming the first tensor that is missing, wrong in shape or not expected */
-function checkShapes(
-  expected: ReadonlyMap<string, readonly number[]>,
-  actual: ReadonlyMap<string, readonly number[]>,
-  file: string,
-): void {
-  const shown = (shape: readonly number[]) => `[${shape.join(', ')}]`;
-  for (const [name, shape] of expected) {
-    const found = actual.get(name);
-    if (!found) throw new EmigmError('model', `${file}: tensor ${name} ${shown(shape)} is missing`);
-    if (shown(found) !== shown(shape)) {
-      throw new EmigmError('model', `${file}: tensor ${name} has shape ${shown(found)}, ${shown(shape)} is needed`);
-    }
-  }
-  for (const [name, shape] of actual) {
-    if (!expected.has(name)) {
-      throw new EmigmError('model', `${file}: tensor ${JSON.stringify(name)} ${shown(shape)} is not part of KL-16`);
-    }
-  }
 }

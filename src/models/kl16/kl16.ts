@@ -17,7 +17,7 @@ import {
   type ResidualBlock,
   residualBlock,
 } from '../../nn/conv_blocks.ts';
-import { WeightLoader, type WeightSource } from '../../nn/weights.ts';
+import { defaultStored, WeightLoader, type WeightSource, withProgress } from '../../nn/weights.ts';
 import { type Conv, conv } from '../../ops/conv.ts';
 import { groupNorm } from '../../ops/group_norm.ts';
 import { imageLayout, posterior } from '../../ops/image.ts';
@@ -95,18 +95,8 @@ export class Kl16 {
     source: WeightSource,
     options: Kl16Options = {},
   ): Promise<Kl16> {
-    const stored = options.stored ?? (!device.isCpu && device.hasF16 ? 'f16' : 'f32');
-    const sizes = [...kl16Shapes(config).values()].map((shape) => shape.reduce((a, b) => a * b, 1));
-    const total = sizes.reduce((a, b) => a + b, 0);
-    let done = 0;
-    const counted: WeightSource = {
-      shape: (name) => source.shape(name),
-      read: async (name) => {
-        const data = await source.read(name);
-        options.onProgress?.((done += data.length) / total);
-        return data;
-      },
-    };
+    const stored = options.stored ?? defaultStored(device);
+    const counted = withProgress(source, kl16Shapes(config), options.onProgress);
     const loader = new WeightLoader(device, counted, stored);
     const from: ConvLoader = { load: loader, source: counted, stored };
     try {
@@ -202,12 +192,10 @@ export class Kl16 {
 
   /** Images of this size that fit one pass: their largest activation must fit a buffer. 0: not even one does. */
   largestBatch(height: number, width: number): number {
-    const { limits } = this.device;
     const { width: channels, multipliers } = this.config;
     // The decoder's upsampling doubles the side before the width changes.
     const widths = multipliers.map((m, level) => (Math.max(m, multipliers[level + 1] ?? 0) * channels) / 4 ** level);
-    const most = Math.min(limits.maxBufferSize, limits.maxStorageBufferBindingSize);
-    return Math.floor(most / (4 * height * width * Math.max(...widths)));
+    return Math.floor(this.device.largestBuffer / (4 * height * width * Math.max(...widths)));
   }
 
   /** Frees the weights. */
