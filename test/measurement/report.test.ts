@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, describe, expect, it } from 'vitest';
 import { writeReport } from '../../src/cli/write_report.ts';
-import { figureSpecs } from '../../src/measurement/figures.ts';
+import { figureSpecs, logarithmic } from '../../src/measurement/figures.ts';
 import { runNames, split } from '../../src/measurement/rows.ts';
 import { parseReport } from '../../src/measurement/schema.ts';
 import {
@@ -95,6 +95,25 @@ it('figures that have nothing to show are left out', () => {
   expect(names(one)).toEqual(['latency', 'parts', 'quality', 'kernels', 'roofline']);
   const bare = [4, 8].map((steps) => ({ ...madeRow(steps, 1), parts: {}, kernels: undefined }));
   expect(names(madeReport('A', bare))).toEqual(['latency']);
+});
+
+it('logarithmic axes end at marks around the numbers, and have neither few marks nor many', () => {
+  const axis = (...values: number[]) => {
+    const { scale, axis } = logarithmic(values, '~g');
+    return [scale.domain, axis.values];
+  };
+  expect(axis(0.3, 40)).toEqual([
+    [0.2, 50],
+    [0.2, 0.5, 1, 2, 5, 10, 20, 50],
+  ]);
+  expect(axis(0.03, 170)).toEqual([
+    [0.02, 200],
+    [0.1, 1, 10, 100],
+  ]);
+  expect(axis(100)).toEqual([
+    [100, 200],
+    [100, 200],
+  ]);
 });
 
 it('every figure as SVG and as PNG of three pixels a unit', async () => {

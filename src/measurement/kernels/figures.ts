@@ -1,6 +1,6 @@
 /** Figures of kernels: the roofline, and rates against size. */
 import type { TopLevelSpec } from 'vega-lite';
-import { base, type FigureSpec, HEIGHT, type RooflinePoint, rooflineSpec, WIDTH } from '../figures.ts';
+import { base, type FigureSpec, HEIGHT, logarithmic, type RooflinePoint, rooflineSpec, WIDTH } from '../figures.ts';
 import { rate } from '../tables.ts';
 import type { KernelReport, Row } from './schema.ts';
 import { opName } from './tables.ts';
@@ -29,12 +29,16 @@ function roofline({ roofline: roofs }: KernelReport, all: readonly Timed[]): Fig
   const names = byWork(all);
   const single = names.length === 1;
   // Of many ops only what the engine chooses; of one op every implementation.
-  const rows = single ? all : all.filter(({ isChoice, standsFor }) => isChoice || standsFor);
+  const rows = single ? [...all] : all.filter(({ isChoice, standsFor }) => isChoice || standsFor);
   const series = (row: Row) => {
     if (single) return row.variant;
     const at = names.indexOf(opName(row));
     return at < MOST_SERIES ? names[at] : 'other ops';
   };
+  // In the order of the legend: most work first, the rest of the ops last.
+  rows.sort(
+    (a, b) => Math.min(names.indexOf(opName(a)), MOST_SERIES) - Math.min(names.indexOf(opName(b)), MOST_SERIES),
+  );
   const longest = Math.max(...rows.map(({ seconds }) => seconds.median));
   const points: RooflinePoint[] = rows.map((row) => ({
     kernel: single ? row.variant : opName(row),
@@ -43,19 +47,15 @@ function roofline({ roofline: roofs }: KernelReport, all: readonly Timed[]): Fig
     share: row.seconds.median / longest,
     run: series(row),
   }));
-  // The fastest of each is named.
-  const best = new Map<string, RooflinePoint>();
-  for (const point of points) if (point.rate > (best.get(point.run)?.rate ?? 0)) best.set(point.run, point);
-  best.delete('other ops');
   const lines = (['f32', 'f16', 'matrix'] as const).flatMap((kind) => {
     const flops = roofs[kind];
-    const run = `roof: ${kind === 'matrix' ? 'matrix units' : kind} ${rate(flops ?? 0, 'FLOP/s')}, ${rate(roofs.bytes, 'B/s')}`;
-    return flops ? [{ flops, bytes: roofs.bytes, run }] : [];
+    const name = `${kind === 'matrix' ? 'matrix units' : kind} ${rate(flops ?? 0, 'FLOP/s')}`;
+    return flops ? [{ flops, bytes: roofs.bytes, name }] : [];
   });
   const caption =
-    `Lines: multiply-adds alone and a copy alone, measured on this adapter. Circles: ${single ? names[0] : 'the kernels that the engine chooses'}, ` +
+    `Lines: multiply-adds alone and a copy alone (${rate(roofs.bytes, 'B/s')}), measured on this adapter. Circles: ${single ? names[0] : 'the kernels that the engine chooses'}, ` +
     'larger where a run takes longer. Bytes count each operand once, so that what stays in a cache can lie above the slope.';
-  return { name: 'roofline', title: 'Roofline', caption, spec: rooflineSpec(lines, points, [...best.values()]) };
+  return { name: 'roofline', title: 'Roofline', caption, spec: rooflineSpec(lines, points, []) };
 }
 
 /** GFLOP/s of every implementation against the FLOP of the problem, for ops that were measured at several sizes. */
@@ -66,11 +66,7 @@ function rates(rows: readonly Timed[]): FigureSpec[] {
     const values = rows
       .filter((row) => opName(row) === name)
       .map(({ flops, seconds, variant }) => ({ flops, rate: flops / seconds.median / 1e9, variant }));
-    const logarithmic = {
-      type: 'quantitative' as const,
-      scale: { type: 'log' },
-      axis: { format: '~s', labelOverlap: true },
-    };
+    const all = (field: 'flops' | 'rate') => values.map((value) => value[field]);
     const colour = { field: 'variant', type: 'nominal' as const, title: null, sort: null };
     const spec = {
       ...base,
@@ -79,8 +75,8 @@ function rates(rows: readonly Timed[]): FigureSpec[] {
       data: { values },
       mark: { type: 'point', filled: true, size: 45, opacity: 0.8 },
       encoding: {
-        x: { field: 'flops', title: 'FLOP of the problem', ...logarithmic },
-        y: { field: 'rate', title: 'GFLOP/s', ...logarithmic },
+        x: { field: 'flops', title: 'FLOP of the problem', ...logarithmic(all('flops'), '~s') },
+        y: { field: 'rate', title: 'GFLOP/s', ...logarithmic(all('rate'), '~g') },
         color: colour,
         shape: colour,
       },

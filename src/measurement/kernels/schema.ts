@@ -1,4 +1,4 @@
-/** What `emigm bench kernels` leaves behind; docs/kernel-research.md describes it. */
+/** What `emigm bench kernels` leaves behind, and reads back for `--compare`. */
 import { z } from 'zod';
 import { EmigmError } from '../../errors.ts';
 import { machine } from '../schema.ts';

@@ -148,8 +148,11 @@ function emptyRow({ op, pass, problem }: Job, { name, isChoice, standsFor }: Var
   return { ...about, kernels: [], dispatches: 0, flops: 0, bytes: 0 };
 }
 
+/** Of a file given by path its name alone: results are passed on. */
+const kernelName = (file: string) => (file.endsWith('.wgsl') ? file.split(/[\\/]/).at(-1)! : file);
+
 function describe(row: Row, { dispatches }: Program, work: number): void {
-  row.kernels = [...new Set(dispatches.map(({ kernel }) => kernel.spec.file))];
+  row.kernels = [...new Set(dispatches.map(({ kernel }) => kernelName(kernel.spec.file)))];
   row.dispatches = dispatches.length;
   row.flops = dispatches.reduce((sum, { flops }) => sum + flops, 0) || work;
   row.bytes = dispatches.reduce((sum, { bytes }) => sum + bytes, 0);
