@@ -63,7 +63,7 @@ export function attentionBackward(
     flops: 2 * batch * heads * queries * headDim,
   });
   const rowsFor = (count: number) =>
-    variant === 'reference' ? 64 : variant === 'quad' ? 8 : backwardRows(lanes, count);
+    variant === 'reference' ? 64 : variant === 'quad' ? 8 : backwardRows(lanes, headDim, count);
   const constsFor = (rows: number) =>
     variant === 'reference'
       ? scalar

@@ -233,7 +233,7 @@ function convKernel(
   }
   if (isPacked(variant)) {
     const { lanes } = device;
-    const rows = variant === 'cpu' ? cpuRows(lanes, pixels) : 16;
+    const rows = variant === 'cpu' ? cpuRows(lanes, pixels, weight.size) : 16;
     const consts: Record<string, string | number> = {
       ...(variant === 'cpu' && { LANES: lanes, ROWS: rows }),
       ...(x === 'f16' && { In4: 'vec4<f16>' }),

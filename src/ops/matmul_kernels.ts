@@ -2,7 +2,7 @@
 import type { Device, SubgroupMatrix } from '../gpu/device.ts';
 import type { DType } from '../gpu/tensor.ts';
 import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
-import { cpuRows, leastCost } from './tile_rows.ts';
+import { cpuRows, int8Rows, leastCost } from './tile_rows.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'tiled_vec4' | 'few_rows' | 'subgroup_matrix' | 'cpu' | 'cpu_quad';
 
@@ -63,7 +63,7 @@ interface MatmulKernel {
 /** The kernel for `rows` rows of x: the layer's own variant, in the tile size that suits the number of rows. */
 export function matmulKernel(
   device: Device,
-  { outputs, variant, stored }: Layer,
+  { inputs, outputs, variant, stored }: Layer,
   { rows, x, y }: { rows: number; x: DType; y: DType },
 ): MatmulKernel {
   const half = (alias: string, dtype: DType) => ({
@@ -78,7 +78,8 @@ export function matmulKernel(
     case 'cpu':
     case 'cpu_quad': {
       const { lanes } = device;
-      const tall = variant === 'cpu' ? cpuRows(lanes, rows, stored === 'int8') : leastCost([4, 8, 12, 16], 2, rows);
+      const cpu = () => (stored === 'int8' ? int8Rows(lanes, rows) : cpuRows(lanes, rows, inputs * outputs));
+      const tall = variant === 'cpu' ? cpu() : leastCost([4, 8, 12, 16], 2, rows);
       const file = `matmul/${variant}${stored === 'f32' ? '' : `_${stored}`}`;
       const consts = { ...(variant === 'cpu' && { LANES: lanes }), ROWS: tall, ...half('In4', x), ...half('Out4', y) };
       if (variant === 'cpu_quad') return { kernel: { file, consts }, grid: grid(4 * lanes, tall) };

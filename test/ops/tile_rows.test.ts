@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
 import { Session } from '../../src/gpu/session.ts';
 import { createLinear, linear } from '../../src/ops/matmul.ts';
-import { attentionRows, backwardRows, cpuRows, leastCost } from '../../src/ops/tile_rows.ts';
+import { attentionRows, backwardRows, cpuRows, int8Rows, leastCost } from '../../src/ops/tile_rows.ts';
 import { random } from '../helpers/golden.ts';
 
 let device: Device;
@@ -16,11 +16,14 @@ describe('rows of a workgroup', () => {
   it('waste as few rows as the fixed cost of a workgroup allows', () => {
     expect(leastCost([8, 16], 0, 24)).toBe(8);
     expect(leastCost([8, 16], 100, 24)).toBe(16);
-    expect([1, 9, 17, 72, 320].map((rows) => cpuRows(8, rows))).toEqual([8, 16, 24, 24, 32]);
-    expect(cpuRows(32, 1000)).toBe(32);
-    expect([36, 72, 320].map((queries) => attentionRows(8, 32, queries))).toEqual([8, 24, 24]);
-    expect([64, 320].map((queries) => attentionRows(8, 64, queries))).toEqual([16, 16]);
-    expect([36, 64, 256].map((count) => backwardRows(8, count))).toEqual([24, 16, 24]);
+    const rows = [1, 9, 24, 72, 320, 2048];
+    expect(rows.map((count) => cpuRows(8, count, 768 * 768))).toEqual([8, 16, 24, 24, 32, 32]);
+    expect(rows.map((count) => cpuRows(8, count, 128 * 512))).toEqual([8, 8, 24, 24, 24, 32]);
+    expect(cpuRows(32, 1000, 768 * 768)).toBe(32);
+    expect([int8Rows(8, 8), int8Rows(8, 320)]).toEqual([8, 16]);
+    expect([attentionRows(8, 32, 320), attentionRows(8, 64, 64), attentionRows(8, 64, 8)]).toEqual([8, 16, 8]);
+    expect([36, 72, 8].map((count) => backwardRows(8, 32, count))).toEqual([24, 24, 8]);
+    expect([64, 256].map((count) => backwardRows(8, 64, count))).toEqual([16, 16]);
   });
 
   it.each(['f32', 'f16', 'int8'] as const)('do not change a matmul, weights in %s', async (stored) => {
