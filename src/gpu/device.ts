@@ -39,6 +39,7 @@ export type Abilities = Pick<
   | 'hasSubgroups'
   | 'subgroupMatrix'
   | 'workgroupMemory'
+  | 'workgroupSize'
   | 'largestBuffer'
   | 'memory'
   | 'variants'
@@ -55,6 +56,9 @@ export interface SubgroupMatrix {
 
 /** Features that are used where the adapter has them. */
 const WANTED = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'] as const;
+
+/** Bytes of a kernel's `params` at most. */
+const IMMEDIATES = 64;
 
 const usage = { storage: 128, copyDst: 8, copySrc: 4, mapRead: 1, queryResolve: 512 };
 
@@ -75,6 +79,8 @@ export class Device {
   readonly subgroupMatrix: readonly SubgroupMatrix[];
   /** Bytes of workgroup memory that a kernel may have. */
   readonly workgroupMemory: number;
+  /** Invocations that a workgroup may have. */
+  readonly workgroupSize: number;
   readonly nanGuard: boolean;
   /** Implementations asked for by op, or measured by shape: see tuning.ts. */
   readonly variants: Readonly<Record<string, string>>;
@@ -109,6 +115,9 @@ export class Device {
     this.subgroupMatrix = planned?.subgroupMatrix ?? subgroupMatrices(handle, info);
     const { maxBufferSize, maxStorageBufferBindingSize, maxComputeWorkgroupStorageSize } = handle.limits;
     this.workgroupMemory = planned?.workgroupMemory ?? maxComputeWorkgroupStorageSize;
+    const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX } = handle.limits;
+    this.workgroupSize =
+      planned?.workgroupSize ?? Math.min(maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX);
     const lanes = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
     this.lanes = planned?.lanes ?? lanes;
     this.largestBuffer = planned?.largestBuffer ?? Math.min(maxBufferSize, maxStorageBufferBindingSize);
@@ -166,6 +175,12 @@ export class Device {
     ]) {
       const value = (adapter.limits as unknown as Record<string, number>)[name];
       if (value !== undefined) requiredLimits[name] = value;
+    }
+    if (!planned && !((requiredLimits.maxImmediateSize ?? 0) >= IMMEDIATES)) {
+      throw new EmigmError(
+        'adapter',
+        `${adapterName(adapter.info)} has no immediates of ${IMMEDIATES} bytes, which kernels take their sizes in: use another adapter`,
+      );
     }
     const requiredFeatures = WANTED.filter((name) => adapter.features.has(name as GPUFeatureName)) as GPUFeatureName[];
     const handle = await adapter.requestDevice({ requiredLimits, requiredFeatures });

@@ -27,8 +27,8 @@ const variants = (device: Device, width: number) =>
 function usable(device: Device, width: number): string[] {
   if (width % 4 !== 0) return ['reference'];
   const subgroup = device.hasSubgroups && device.lanes > 0 && device.lanes <= 64;
-  if (device.isCpu && subgroup) return ['layernorm_subgroup', 'reference', 'layernorm'];
-  return ['layernorm', 'reference', ...(subgroup ? ['layernorm_subgroup'] : [])];
+  const bySubgroup = subgroup ? ['layernorm_subgroup'] : [];
+  return device.isCpu ? [...bySubgroup, 'reference', 'layernorm'] : ['layernorm', 'reference', ...bySubgroup];
 }
 
 /** y[rows, width] = layer norm of each row of x[rows, width]; eps 1e-6 as eMIGM uses everywhere. */

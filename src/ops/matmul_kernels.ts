@@ -137,12 +137,13 @@ function matrixTile(device: Device, { m, n, k }: SubgroupMatrix, rows: number, o
   const tiles = MATRIX_TILES.map(([subRows, subColumns, down, across]) => ({
     rows: subRows * down,
     columns: subColumns * across,
+    invocations: device.lanes * SLICES * down * across,
     bytes: 4 * (subRows * down + subColumns * across) * (TILE_K + 8) + 4 * SLICES * down * across * m * n,
     consts: {
       ...{ MATRIX_M: m, MATRIX_N: n, MATRIX_K: k, SUB_M: subRows / m, SUB_N: subColumns / n },
       ...{ GROUP_M: down, GROUP_N: across, STEPS: TILE_K / (SLICES * k), SLICES },
     },
-  })).filter(({ bytes }) => bytes <= device.workgroupMemory);
+  })).filter((tile) => tile.bytes <= device.workgroupMemory && tile.invocations <= device.workgroupSize);
   const enough = tiles.find((tile) => Math.ceil(rows / tile.rows) * Math.ceil(outputs / tile.columns) >= WORKGROUPS);
   return enough ?? tiles.at(-1)!;
 }

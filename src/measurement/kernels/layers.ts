@@ -33,7 +33,7 @@ export async function layersOf(
   settings: SampleSettings,
   { stored, batches }: { stored: Stored; batches: readonly number[] },
 ): Promise<LayerShape[]> {
-  const { isCpu, lanes, hasF16, hasSubgroups, subgroupMatrix, workgroupMemory, largestBuffer } = device;
+  const { isCpu, lanes, hasF16, hasSubgroups, subgroupMatrix, workgroupMemory, workgroupSize, largestBuffer } = device;
   const abilities = {
     isCpu,
     lanes,
@@ -41,6 +41,7 @@ export async function layersOf(
     hasSubgroups,
     subgroupMatrix,
     workgroupMemory,
+    workgroupSize,
     largestBuffer,
     variants: {},
   };
