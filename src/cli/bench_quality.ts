@@ -12,7 +12,7 @@ import type { Line, Quality } from '../measurement/schema.ts';
 import { settingsOf, type Workbench } from '../measurement/workbench.ts';
 import { presets } from '../models/config.ts';
 import { collectGenerated } from './eval_generate.ts';
-import { chooseExtractor, type ExtractorFlags } from './extractor_flags.ts';
+import { chooseExtractor, type ExtractorFlags, INCEPTION } from './extractor_flags.ts';
 import type { Io } from './io.ts';
 import { makeFolder } from './open.ts';
 
@@ -31,10 +31,16 @@ const SPLITS = 10;
 
 /** Told before anything is measured. @throws EmigmError 'input', 'file' */
 export async function checkQuality(points: readonly Point[], flags: QualityFlags): Promise<void> {
+  if (!flags.quality) {
+    const { reference, inception, extractor = INCEPTION } = flags;
+    const flag = reference ? '--reference' : inception ? '--inception' : extractor !== INCEPTION ? '--extractor' : '';
+    if (flag) throw new EmigmError('input', `${flag} counts with --quality: add that, or leave ${flag} out`);
+    return;
+  }
   const random = points.find(({ model }) => presets[model]);
   if (random) throw new EmigmError('input', `--quality needs trained weights; ${random.model} has random ones`);
-  if (flags.quality! < 2) throw new EmigmError('input', '--quality needs two images or more');
-  if (!flags.reference && flags.quality! < SPLITS) {
+  if (flags.quality < 2) throw new EmigmError('input', '--quality needs two images or more');
+  if (!flags.reference && flags.quality < SPLITS) {
     throw new EmigmError('input', `--quality without --reference needs ${SPLITS} images or more, for the score`);
   }
   const { source } = await chooseExtractor(flags);

@@ -15,7 +15,8 @@ export const WEIGHTS_URL =
   'https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth';
 export const WEIGHTS_HASH = '6726825d';
 
-/** `--extractor` for the classifier that the package carries. */
+/** `--extractor` for FID's own network, and for the classifier that the package carries. */
+export const INCEPTION = 'inception';
 const SHIPPED = 'clothing32';
 
 export interface ExtractorFlags {
@@ -47,8 +48,8 @@ export function addExtractorFlags(command: Command): void {
     .addOption(
       new Option(
         '--extractor <network>',
-        `whose features: inception, or a classifier of emigm train-classifier: its file, or ${SHIPPED} for the shipped one`,
-      ).default('inception'),
+        `whose features: ${INCEPTION}, or a classifier of emigm train-classifier: its file, or ${SHIPPED} for the shipped one`,
+      ).default(INCEPTION),
     )
     .option('--inception <file>', "Inception's weights (also EMIGM_INCEPTION)");
 }
@@ -58,8 +59,8 @@ export function addExtractorFlags(command: Command): void {
  * @throws EmigmError 'input', 'file' saying where to get the weights, 'model' when a file is no classifier
  */
 export async function chooseExtractor(flags: ExtractorFlags): Promise<ChosenExtractor> {
-  const { extractor = 'inception', inception, sfid } = flags;
-  if (extractor === 'inception') {
+  const { extractor = INCEPTION, inception, sfid } = flags;
+  if (extractor === INCEPTION) {
     const weights = await findWeights(inception);
     return {
       weights,
@@ -76,7 +77,7 @@ export async function chooseExtractor(flags: ExtractorFlags): Promise<ChosenExtr
   if (!existsSync(path)) {
     throw new EmigmError(
       'file',
-      `--extractor ${path}: no such file; give inception, ${SHIPPED} or a classifier's file`,
+      `--extractor ${path}: no such file; give ${INCEPTION}, ${SHIPPED} or a classifier's file`,
     );
   }
   const file = await openClassifier(path);

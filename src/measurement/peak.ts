@@ -25,11 +25,15 @@ const LARGEST_VECTOR = 2 ** 26;
  * Measures both, on problems that grow until a run takes 50 ms.
  * @throws EmigmError 'aborted', and as the device does
  */
-export async function measurePeak(device: Device, signal?: AbortSignal): Promise<Peak> {
+export async function measurePeak(
+  device: Device,
+  { signal, onProgress }: { signal?: AbortSignal; onProgress?: (what: string) => void } = {},
+): Promise<Peak> {
   let flops: Peak['flops'] | undefined;
   for (const stored of device.hasF16 || device.isCpu ? (['f32', 'f16'] as const) : (['f32'] as const)) {
     for (let size = 256; size <= LARGEST_MATMUL; size *= 2) {
       if (signal?.aborted) throw new EmigmError('aborted', 'stopped');
+      onProgress?.(`matmul of ${size} in ${stored}`);
       const source = numbers(1);
       const weight = source.normal(size * size, 1 / Math.sqrt(size));
       const layer = createLinear(device, 'peak', [size, size], weight, undefined, { stored });
@@ -45,6 +49,7 @@ export async function measurePeak(device: Device, signal?: AbortSignal): Promise
       if (seconds > LONG) break;
     }
   }
+  onProgress?.('long vectors');
   return { flops: flops!, bytes: await peakBytes(device, signal) };
 }
 

@@ -24,6 +24,11 @@ export interface Point {
   headSampler?: SampleSettings['headSampler'];
   cfg?: number;
   cfgInterval?: readonly [number, number];
+  /** Savings, see docs/savings.md. */
+  headStepsLast?: number;
+  shareEarly?: number;
+  reuseEncoder?: number;
+  counts?: SampleSettings['counts'];
   /** Images at once. */
   batch: number;
 }
@@ -40,9 +45,12 @@ export function points(axes: Axes): Point[] {
   return [...found.values()];
 }
 
+/** Fields of models with a diffusion head alone. */
+const HEAD_FIELDS = ['headSampler', 'headSteps', 'headStepsLast', 'shareEarly', 'reuseEncoder'] as const;
+
 /**
- * The combinations of one model, a file or a size. Where codes are drawn there is no diffusion head: its settings make
- * no further points; nor do sizes of a codebook where it is the file's, or there is none.
+ * The combinations of one model, a file or a size. Where codes are drawn there is no diffusion head: what is for models
+ * with one makes no further points; nor do sizes of a codebook where it is the file's, or there is none.
  * @throws EmigmError 'input' when a preset draws the other kind of tokens than the file's network
  */
 export function modelPoints(axes: Axes, fileDrawsCodes: boolean): Point[] {
@@ -55,7 +63,7 @@ export function modelPoints(axes: Axes, fileDrawsCodes: boolean): Point[] {
         ...axes,
         ...{ model: [model], preset: [preset] },
         ...(!(isSize && ofCodes) && { codes: [undefined] }),
-        ...(ofCodes && { headSampler: [undefined], headSteps: [undefined] }),
+        ...(ofCodes && Object.fromEntries(HEAD_FIELDS.map((field) => [field, [undefined]]))),
       });
     }),
   );
@@ -70,6 +78,7 @@ export function rungName(kernel: Point['kernel']): string {
 /** What tells the point from all others in a file of measurements, and a person what it is. */
 export function pointId(point: Point): string {
   const { model, preset, codes, stored, kernel, steps, headSteps, headSampler, cfg, cfgInterval, batch } = point;
+  const { headStepsLast, shareEarly, reuseEncoder, counts } = point;
   const parts = [
     model.split(/[\\/]/).at(-1)!,
     preset,
@@ -78,9 +87,13 @@ export function pointId(point: Point): string {
     kernel && Object.keys(kernel).length > 0 ? rungName(kernel) : undefined,
     steps && `steps=${steps}`,
     headSteps && `head=${headSteps}`,
+    headStepsLast && `head-last=${headStepsLast}`,
     headSampler,
     cfg !== undefined && `cfg=${cfg}`,
     cfgInterval && `interval=${cfgInterval.join('..')}`,
+    shareEarly && `share-early=${shareEarly}`,
+    reuseEncoder && `reuse-encoder=${reuseEncoder}`,
+    counts && `counts=${counts}`,
     `batch=${batch}`,
   ];
   return parts.filter(Boolean).join(' ');
@@ -123,13 +136,14 @@ export function checkPreset({ model, preset }: Pick<Point, 'model' | 'preset'>, 
 }
 
 /** The settings that the point asks for itself, above its preset's. */
-export function askedOf({ preset, steps, headSteps, headSampler, cfg, cfgInterval }: Point): Partial<SampleSettings> {
+export function askedOf(point: Point): Partial<SampleSettings> {
+  const { preset, steps, headSteps, headSampler, cfg, cfgInterval } = point;
+  const { headStepsLast, shareEarly, reuseEncoder, counts } = point;
+  const asked = { steps, headSteps, headSampler, cfg, headStepsLast, shareEarly, reuseEncoder, counts };
+  const given = Object.entries(asked).filter(([, value]) => value !== undefined);
   return {
     ...(preset && presetSettings(preset)),
-    steps,
-    headSteps,
-    headSampler,
-    cfg,
-    cfgInterval: cfgInterval && [...cfgInterval],
+    ...Object.fromEntries(given),
+    ...(cfgInterval && { cfgInterval: [...cfgInterval] }),
   };
 }

@@ -73,19 +73,31 @@ export const fields = {
   kernels: (row: Row) => row.kernel,
   steps: (row: Row) => row.settings.steps,
   'head steps': (row: Row) => row.settings.headSteps ?? '-',
+  'head steps last': (row: Row) => row.settings.headStepsLast ?? '-',
   'head sampler': (row: Row) => row.settings.headSampler ?? '-',
   cfg: (row: Row) => row.settings.cfg,
   interval: (row: Row) => `${row.settings.cfgInterval.join(' to ')}`,
+  'share early': (row: Row) => row.settings.shareEarly ?? '-',
+  'reuse encoder': (row: Row) => row.settings.reuseEncoder ?? '-',
+  counts: (row: Row) => row.settings.counts ?? '-',
   batch: (row: Row) => row.batch,
 } as const;
 
 export type Field = keyof typeof fields;
 
+/** Settings that a preset brings along: where its name tells them, it is enough. */
+const OF_PRESETS: readonly Field[] = ['counts'];
+
 /** Fields in which the rows differ, and those that are the same in all. */
 export function split(rows: readonly Row[]): { varying: Field[]; common: Field[] } {
   const names = Object.keys(fields) as Field[];
-  const varies = (name: Field) => new Set(rows.map((row) => String(fields[name](row)))).size > 1;
-  return { varying: names.filter(varies), common: names.filter((name) => !varies(name)) };
+  const differ = (some: readonly Row[], name: Field) => new Set(some.map((row) => String(fields[name](row)))).size > 1;
+  const byPreset = [...new Set(rows.map(fields.preset))].map((preset) =>
+    rows.filter((row) => fields.preset(row) === preset),
+  );
+  const varies = (name: Field) =>
+    OF_PRESETS.includes(name) ? byPreset.some((some) => differ(some, name)) : differ(rows, name);
+  return { varying: names.filter(varies), common: names.filter((name) => !differ(rows, name)) };
 }
 
 /** `batch 8, cfg 4`: a row among others by some of the fields. */

@@ -52,6 +52,11 @@ const pointFacts = z.object({
     headSampler: z.string().optional(),
     cfg: z.number(),
     cfgInterval: z.tuple([z.number(), z.number()]),
+    /** Savings, where they were asked for. */
+    headStepsLast: count.optional(),
+    shareEarly: count.optional(),
+    reuseEncoder: count.optional(),
+    counts: z.string().optional(),
   }),
   batch: count,
   nfe: count,

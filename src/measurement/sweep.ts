@@ -85,20 +85,19 @@ function orderOf(points: readonly Point[], round: number): Point[] {
 
 /** How long the rest will take: points that have run tell it, others by their steps and batch. */
 class Costs {
+  private readonly points: readonly Point[];
   private readonly known = new Map<string, number>();
   private done = 0;
   private rate = 1;
 
   constructor(points: readonly Point[], finished: readonly Line[]) {
-    for (const line of finished) if (line.kind === 'run') this.known.set(line.id, line.seconds.total);
-    this.learn(points);
     this.points = points;
+    for (const line of finished) if (line.kind === 'run') this.known.set(line.id, line.seconds.total);
+    this.learn();
   }
 
-  private readonly points: readonly Point[];
-
-  private learn(points: readonly Point[]): void {
-    const rates = points.flatMap((point) => {
+  private learn(): void {
+    const rates = this.points.flatMap((point) => {
       const seconds = this.known.get(pointId(point));
       return seconds === undefined ? [] : [seconds / guess(point)];
     });
@@ -108,7 +107,7 @@ class Costs {
   spent(id: string, spent: number, total: number): void {
     this.done += spent;
     this.known.set(id, total);
-    this.learn(this.points);
+    this.learn();
   }
 
   /** Points that have not run yet have a warm-up and a profile before them. */

@@ -35,6 +35,9 @@ export function commonText(rows: readonly Row[]): string {
     .join(', ');
 }
 
+/** How much the runs differ; one run says nothing of that. */
+const spread = ({ spread, samples }: Row['seconds']['anImage']): string => (samples.length > 1 ? percent(spread) : '-');
+
 const varyingFields = (rows: readonly Row[]): Field[] => {
   const { varying } = split(rows);
   return varying.length > 0 ? varying : ['steps'];
@@ -66,7 +69,7 @@ export function latencyTable(rows: readonly Row[]): Table {
         String(row.nfe),
         String(row.headEvaluations),
         digits(anImage.median),
-        percent(anImage.spread),
+        spread(anImage),
         time(firstImage.median),
         digits(row.flopsPerSecond / 1e12),
         percent(row.shareOfPeak),
@@ -106,7 +109,9 @@ export function comparisonTable(reports: readonly NfeReport[]): Table {
     rows: sideBySide(reports).map(({ id, rows }) => {
       const base = rows[0]?.seconds.anImage.median;
       const shown = (row: Row | undefined) => {
-        return row ? `${digits(row.seconds.anImage.median)} ± ${percent(row.seconds.anImage.spread / 2)}` : '-';
+        if (!row) return '-';
+        const { anImage } = row.seconds;
+        return `${digits(anImage.median)}${anImage.samples.length > 1 ? ` ± ${percent(anImage.spread / 2)}` : ''}`;
       };
       const nfe = rows.find((row) => row !== undefined)!.nfe;
       return [
@@ -128,7 +133,7 @@ export function machineText({ machine, peak, date, repeats }: NfeReport): string
   if (machine.commit) versions.push(`commit ${machine.commit}`);
   return (
     `${machine.adapter} (${machine.driver}), ${machine.cpu}; ${versions.join(', ')}; ${date.slice(0, 10)}; ` +
-    `median of ${repeats} runs; measured peak ${rate(peak.flops.perSecond, 'FLOP/s')} ` +
+    `${repeats > 1 ? `median of ${repeats} runs` : 'one run'}; measured peak ${rate(peak.flops.perSecond, 'FLOP/s')} ` +
     `(matmul ${peak.flops.size}, ${peak.flops.kernel}, weights ${peak.flops.stored}) and ${rate(peak.bytes.perSecond, 'B/s')}${machine.choice ? `; kernels chosen by ${machine.choice}` : ''}`
   );
 }
@@ -171,7 +176,11 @@ export function markdownOf(machines: readonly string[], parts: readonly Section[
 /** One line a point with all numbers at full precision; RFC 4180. */
 export function csv(reports: readonly NfeReport[]): string {
   const names = runNames(reports);
-  const lines = reports.flatMap((report, i) => report.rows.map((row) => flat(names[i], row)));
+  // Settings that no row has are left out.
+  const settings = (Object.keys(fields) as Field[]).filter((name) =>
+    reports.some(({ rows }) => rows.some((row) => given(row, name) !== undefined)),
+  );
+  const lines = reports.flatMap((report, i) => report.rows.map((row) => flat(names[i], row, settings)));
   return csvOf(lines);
 }
 
@@ -187,12 +196,18 @@ export function csvOf(lines: readonly Readonly<Record<string, unknown>>[]): stri
     .join('');
 }
 
-function flat(run: string, row: Row): Record<string, unknown> {
+/** What a row has of a field; undefined where it has none. */
+function given(row: Row, name: Field): unknown {
+  const value = fields[name](row);
+  return value === '-' ? undefined : value;
+}
+
+function flat(run: string, row: Row, settings: readonly Field[]): Record<string, unknown> {
   const { anImage, firstImage, batch, host } = row.seconds;
   return {
     run,
     id: row.id,
-    ...Object.fromEntries(Object.entries(fields).map(([name, of]) => [name.replaceAll(' ', '_'), of(row)])),
+    ...Object.fromEntries(settings.map((name) => [name.replaceAll(' ', '_'), given(row, name)])),
     nfe: row.nfe,
     head_evaluations: row.headEvaluations,
     dispatches: row.dispatches,

@@ -154,7 +154,7 @@ async function kindOf(path: string): Promise<Kind | undefined> {
 /** @throws EmigmError 'input' when the tokenizer's latents are not those that the model draws */
 export function checkTokenizer(
   model: Pick<ModelConfig, 'channels' | 'vaeStride'>,
-  tokenizer: Tokenizer,
+  tokenizer: Pick<TokenizerFacts, 'channels' | 'stride' | 'kind'>,
   file: string,
 ): void {
   const { channels, stride, kind } = tokenizer;

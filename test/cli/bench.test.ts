@@ -216,6 +216,18 @@ describe('bad input ends in one line', () => {
     [['--kernel', 'matmul=fast'], /must be one of matmul=default\|reference\|/],
     [['--head-steps', 'ddim25'], /head steps of dpm-solver must be a positive integer/],
     [['--cfg-interval', '0.3,0.1'], /reversed; give 0.1,0.3/],
+    // The toy's file recommends three head steps.
+    [['--head-steps-last', '2,4'], /toy.safetensors steps=2 head-last=4 batch=1: .*4 is more than 3/],
+    [['--counts', 'expect'], /official, expected, floor. Did you mean expected\?/],
+    [
+      ['--model', 'xs-256', '--preset', 'mdm', '--share-early', '4'],
+      /--share-early is for models with a diffusion head/,
+    ],
+    [['--model', 'b-255'], /b-255: no such file, nor a size; sizes are .* Did you mean b-256\?/],
+    [['--vae', 'nosuch.ckpt'], /nosuch.ckpt: no such file/],
+    [['--vae', 'weights/clothing32.safetensors'], /is no KL-16 or DC-AE/],
+    [['--reference', 'x.npz'], /--reference counts with --quality/],
+    [['--extractor', 'clothing32'], /--extractor counts with --quality/],
   ])('%s', async (argv, message) => {
     const result = await nfe(...argv, '--out', at('bad'));
     expect(result.code).toBeGreaterThan(0);

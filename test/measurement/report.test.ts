@@ -47,6 +47,18 @@ describe('tables', () => {
     expect(markdown([one])).toMatch(/In all rows: model b-256, stored f16, .*cfg 4/);
   });
 
+  it('what a preset brings along is told by its name', () => {
+    const of = (preset: string, counts: string) => {
+      const row = madeRow(4, 1);
+      return { ...row, preset, settings: { ...row.settings, counts } };
+    };
+    const [mar, emigm] = [of('mar', 'floor'), of('emigm', 'official')];
+    expect(split([mar, emigm]).varying).toEqual(['preset']);
+    expect(split([mar, emigm]).common).not.toContain('counts');
+    expect(split([mar, emigm, of('mar', 'expected')]).varying).toEqual(['preset', 'counts']);
+    expect(split([mar]).common).toContain('counts');
+  });
+
   it('parts with their shares', () => {
     expect(partsTable(rows)!.rows[0].slice(3)).toEqual([
       ...['54.0 ms (30.0%)', '72.0 ms (40.0%)', '36.0 ms (20.0%)', '9.00 ms (5.00%)', '9.00 ms (5.00%)'],
@@ -72,6 +84,15 @@ describe('tables', () => {
     const at = lines[0].split(',').indexOf('seconds_encoder');
     // The quoted name has a comma of its own.
     expect(Number(lines[1].split(',')[at + 1])).toBe(rows[0].parts.encoder);
+    // Columns of settings that no row has are left out, in the order of the others where one has.
+    expect(lines[0]).toMatch(/^run,id,model,stored,kernels,steps,head_steps,head_sampler,cfg,interval,batch,/);
+    const saving = { ...rows[0], settings: { ...rows[0].settings, shareEarly: 4 } };
+    const [head, without, having] = csv([madeReport('A', [rows[0], saving])]).split('\r\n');
+    expect(head).toMatch(/,interval,share_early,batch,/);
+    expect([without, having]).toEqual([
+      expect.stringMatching(/,0.1 to 0.3,,1,/),
+      expect.stringMatching(/,0.1 to 0.3,4,1,/),
+    ]);
   });
 
   it('runs are named by what distinguishes them', () => {

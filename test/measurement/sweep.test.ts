@@ -14,9 +14,10 @@ import {
   presetSettings,
   sizeConfig,
 } from '../../src/measurement/point.ts';
-import { assemble } from '../../src/measurement/rows.ts';
+import { assemble, split } from '../../src/measurement/rows.ts';
 import { type Header, type Line, parseLine, parseReport, VERSION } from '../../src/measurement/schema.ts';
 import { sweep } from '../../src/measurement/sweep.ts';
+import { commonText } from '../../src/measurement/tables.ts';
 import { Workbench } from '../../src/measurement/workbench.ts';
 import { saveModel } from '../../src/models/checkpoint.ts';
 import { presets } from '../../src/models/config.ts';
@@ -110,9 +111,28 @@ describe('combinations of a model', () => {
     model: [],
     ...{ preset: ['emigm', 'maskgit'], codes: [256, 1024], stored: [undefined], kernel: [undefined], batch: [1] },
     ...{ headSampler: [undefined, 'ddpm'], headSteps: [4, 8], cfg: [1, 2], cfgInterval: [undefined], steps: [2] },
+    ...{ headStepsLast: [undefined], shareEarly: [undefined], reuseEncoder: [undefined], counts: [undefined] },
   };
   const ids = (model: string, isDiscrete: boolean, preset: Point['preset'][] = [...axes.preset]) =>
     modelPoints({ ...axes, model: [model], preset }, isDiscrete).map(pointId);
+
+  it('have savings where there is a head to save', () => {
+    const saving = {
+      ...axes,
+      headStepsLast: [2, 4],
+      shareEarly: [1, 4],
+      reuseEncoder: [2],
+      counts: ['expected'] as const,
+    };
+    const of = (preset: Point['preset']) => modelPoints({ ...saving, model: ['xs-256'], preset: [preset] }, false);
+    const [emigm, maskgit] = [of('emigm').map(pointId), of('maskgit').map(pointId)];
+    expect(emigm).toHaveLength(32);
+    expect(emigm[0]).toBe(
+      'xs-256 emigm steps=2 head=4 head-last=2 cfg=1 share-early=1 reuse-encoder=2 counts=expected batch=1',
+    );
+    expect(maskgit).toHaveLength(4);
+    expect(maskgit[0]).toBe('xs-256 maskgit codes=256 steps=2 cfg=1 counts=expected batch=1');
+  });
 
   it('leave out what a model of codes, or of none, does not have', () => {
     const size = ids('xs-256', false);
@@ -221,6 +241,19 @@ describe('a sweep', () => {
     expect(of(2, 2, 2).headEvaluations).toBe(2 * of(1, 2, 2).headEvaluations);
     expect(of(2, 2, 2).work.head.flops).toBeGreaterThan(1.9 * of(1, 2, 2).work.head.flops);
     expect(of(1, 2, 2).kernel).toBe('matmul=reference');
+  });
+
+  it('runs savings, and records them', async () => {
+    const savings = { headStepsLast: [1], shareEarly: [1, 16], reuseEncoder: [2], counts: ['expected'] };
+    const asked = toyPoints({ ...savings, batch: [1], steps: [3] });
+    const { rows } = assemble(header, await run(asked, 1), asked.map(pointId), { date: '', command: '', repeats: 1 });
+    const [exact, shared] = rows;
+    const settings = { headSteps: 3, headStepsLast: 1, reuseEncoder: 2, counts: 'expected' };
+    expect(exact.settings).toMatchObject({ ...settings, shareEarly: 1 });
+    expect(shared.settings).toMatchObject({ ...settings, shareEarly: 16 });
+    expect(shared.nfe).toBeLessThan(exact.nfe);
+    expect(split(rows).varying).toEqual(['share early']);
+    expect(commonText(rows)).toMatch(/head steps last 1, .*reuse encoder 2, counts expected/);
   });
 
   it('measures the same with room for one point at a time', async () => {

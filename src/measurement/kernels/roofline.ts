@@ -19,7 +19,7 @@ export async function measureRoofline(device: Device, signal?: AbortSignal): Pro
   const f32 = await arithmetic(device, 'f32', signal);
   const f16 = device.hasF16 ? await arithmetic(device, 'f16', signal) : undefined;
   const bytes = await copy(device, signal);
-  const { flops } = device.subgroupMatrix.length > 0 ? await measurePeak(device, signal) : {};
+  const { flops } = device.subgroupMatrix.length > 0 ? await measurePeak(device, { signal }) : {};
   const matrix = flops?.kernel === 'matmul/subgroup_matrix' ? flops.perSecond : undefined;
   return { f32, ...(f16 && { f16 }), ...(matrix && { matrix }), bytes };
 }
