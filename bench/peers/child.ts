@@ -6,13 +6,14 @@ import { workloads } from './workloads.ts';
 export type Request =
   | { do: 'open'; peer: string; options: PeerOptions }
   | { do: 'prepare'; work: string }
-  | { do: 'measure' }
+  /** `resident`: also without the ways from and to the host. */
+  | { do: 'measure'; resident?: boolean }
   | { do: 'release' };
 
 export type Reply =
   | { device: string; versions: Record<string, string> }
   | { output: Float32Array; firstSeconds: number; prepareSeconds: number }
-  | { seconds: number }
+  | { seconds: number; resident?: number }
   | { done: true }
   | { error: string };
 
@@ -25,6 +26,8 @@ let peer: Peer;
 let prepared: Prepared | undefined;
 let inputs: Matrices;
 let calls = 1;
+/** Known after the first measurement. */
+let residentCalls: number | undefined;
 
 async function answer(request: Request): Promise<Reply> {
   switch (request.do) {
@@ -41,6 +44,7 @@ async function answer(request: Request): Promise<Reply> {
       const output = Float32Array.from(await prepared.run(inputs));
       const end = performance.now();
       calls = 1;
+      residentCalls = undefined;
       if (end - middle < LONG) {
         calls = Math.max(1, Math.min(50, Math.floor(SECONDS / (await time(1)))));
         if (calls > 1) await time(Math.min(3, calls));
@@ -48,7 +52,7 @@ async function answer(request: Request): Promise<Reply> {
       return { output, prepareSeconds: (middle - start) / 1000, firstSeconds: (end - middle) / 1000 };
     }
     case 'measure':
-      return { seconds: await time(calls) };
+      return { seconds: await time(calls), ...(request.resident && { resident: await residentTime() }) };
     case 'release':
       await prepared?.release();
       prepared = undefined;
@@ -60,6 +64,23 @@ async function time(count: number): Promise<number> {
   const start = performance.now();
   for (let i = 0; i < count; i++) await prepared!.run(inputs);
   return (performance.now() - start) / 1000 / count;
+}
+
+/** Seconds of the work once more on the same inputs, nothing read back. */
+async function residentTime(): Promise<number | undefined> {
+  if (!prepared?.resident) return undefined;
+  const seconds = async (count: number) => {
+    const start = performance.now();
+    const done = await prepared!.resident!(count);
+    return (performance.now() - start) / 1000 / done;
+  };
+  if (residentCalls === undefined) {
+    await seconds(1);
+    const start = performance.now();
+    await seconds(3);
+    residentCalls = Math.max(1, Math.min(1000, Math.floor((3000 * SECONDS) / (performance.now() - start))));
+  }
+  return seconds(residentCalls);
 }
 
 process.on('message', async (request: Request) => {

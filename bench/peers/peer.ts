@@ -7,6 +7,11 @@ import type { Workload } from './workloads.ts';
 export interface Prepared {
   /** Takes the inputs from the host and returns the result to the host. */
   run(inputs: Matrices): Promise<Float32Array>;
+  /**
+   * Runs so many times on the inputs of the last `run`, its results staying on the device, and waits for the last; where
+   * the peer can. Returns how often the work was done.
+   */
+  resident?(count: number): Promise<number>;
   release(): void | Promise<void>;
 }
 
@@ -48,6 +53,16 @@ export const PEERS: readonly PeerDescription[] = [
     onAdapter: true,
     half: true,
     open: async ({ adapter }) => (await import('./emigm.ts')).openEmigm(adapter, 'f16'),
+  },
+  {
+    // The rung below, where `emigm f16` multiplies on matrix units.
+    name: 'emigm f16 tiled',
+    onAdapter: true,
+    half: true,
+    open: async ({ adapter }) => {
+      const variants = { matmul: 'tiled_vec4', attention: 'flash' };
+      return (await import('./emigm.ts')).openEmigm(adapter, 'f16', variants);
+    },
   },
   {
     name: 'onnxruntime-web WebGPU',

@@ -10,7 +10,7 @@ export type ReplyOf<R extends Request> = R extends { do: 'open' }
   : R extends { do: 'prepare' }
     ? Extract<Reply, { output: Float32Array }>
     : R extends { do: 'measure' }
-      ? Extract<Reply, { seconds: number }>
+      ? { seconds: number; resident?: number }
       : Extract<Reply, { done: true }>;
 
 /** A peer in a process of its own. */

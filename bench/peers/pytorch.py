@@ -3,10 +3,11 @@
 Requests are lines of JSON on stdin, replies lines of JSON on stdout: open, prepare, measure, release. `prepare` names a
 folder with work.json (what, sizes, matrices by name) and data.bin (f32, row-major). Our own code, with no other
 dependency than PyTorch. Modes: eager (f32), autocast (fp16 autocast, as the official code samples), compile (torch.compile
-under the same autocast).
+under the same autocast, linear layers' weights in fp16 from the start).
 """
 
 import argparse
+import contextlib
 import json
 import os
 import sys
@@ -141,6 +142,10 @@ def sampler(network, plan, modules):
     return run
 
 
+def is_linear(name, shape):
+    return name.endswith(".weight") and len(shape) == 2 and name != "class_emb.weight"
+
+
 def random_parameters(shapes, device):
     """Norms begin as the identity, matrices have deviation 1 / sqrt(inputs), as the engine's random weights do."""
     made = {}
@@ -148,8 +153,7 @@ def random_parameters(shapes, device):
         if len(shape) == 1 and name.endswith(".weight"):
             made[name] = torch.ones(shape, device=device)
         else:
-            linear = name.endswith(".weight") and len(shape) == 2
-            made[name] = torch.randn(shape, device=device) * (shape[1] ** -0.5 if linear else 0.02)
+            made[name] = torch.randn(shape, device=device) * (shape[1] ** -0.5 if is_linear(name, shape) else 0.02)
     return made
 
 
@@ -157,6 +161,7 @@ class Peer:
     def __init__(self, mode, device):
         self.mode = mode
         self.device = device
+        self.half = mode != "eager"
         self.call = None
         self.calls = 1
         self.inputs = {}
@@ -168,12 +173,26 @@ class Peer:
     def compiled(self, function, dynamic=None):
         return torch.compile(function, dynamic=dynamic) if self.mode == "compile" else function
 
+    @contextlib.contextmanager
+    def context(self):
+        """Entered around all calls of a measurement: autocast keeps weights that it has cast until it is left, as in the
+        official code, which samples inside one such context (in inference mode it would cast them for every call)."""
+        with torch.no_grad(), torch.autocast(self.device, dtype=torch.float16, enabled=self.half):
+            yield
+
+    def on_device(self):
+        return {name: value.to(self.device) for name, value in self.inputs.items()}
+
     def run(self):
         """From host to host, as every peer."""
-        half = self.mode != "eager"
-        with torch.inference_mode(), torch.autocast(self.device, dtype=torch.float16, enabled=half):
-            output = self.call({name: value.to(self.device) for name, value in self.inputs.items()})
-        return output.float().cpu()
+        return self.call(self.on_device()).float().cpu()
+
+    def as_parameter(self, value, linear):
+        """A tensor of its own, not a view. Autocast keeps its cast of leaves that require gradients alone."""
+        value = value.to(self.device, copy=True)
+        if linear and self.mode == "compile":
+            value = value.half()
+        return value.requires_grad_(self.mode == "autocast")
 
     def prepare(self, folder):
         with open(os.path.join(folder, "work.json"), encoding="utf8") as file:
@@ -186,19 +205,21 @@ class Peer:
             size = m["rows"] * m["columns"]
             value = data[m["offset"] : m["offset"] + size].view(m["rows"], m["columns"]).clone()
             if m["kind"] == "input":
-                self.inputs[m["name"]] = value
+                # What a kernel alone is measured on is in half precision from the start.
+                self.inputs[m["name"]] = value.half() if self.half and work["kind"] in ("matmul", "attention") else value
             elif m["linear"]:
-                parameters[m["name"]] = value.t().contiguous().to(self.device)
+                parameters[m["name"]] = self.as_parameter(value.t().contiguous(), True)
             else:
-                parameters[m["name"]] = (value[0] if m["rows"] == 1 else value).to(self.device)
+                parameters[m["name"]] = self.as_parameter(value[0] if m["rows"] == 1 else value, False)
         start = time.perf_counter()
         self.call = self.callable(work, parameters)
         middle = time.perf_counter()
-        output = self.run()
+        with self.context():
+            output = self.run()
         end = time.perf_counter()
-        again = self.time(1)
-        self.calls = max(1, min(50, int(0.1 / again)))
+        self.calls = max(1, min(50, int(0.1 / self.time(1))))
         self.time(min(3, self.calls))
+        self.resident_calls = None
         target = os.path.join(folder, "output.bin")
         output.contiguous().numpy().tofile(target)
         return {"file": target, "prepareSeconds": middle - start, "firstSeconds": end - middle}
@@ -207,8 +228,8 @@ class Peer:
         kind, sizes = work["kind"], work["sizes"]
         network = Network(work["config"], parameters)
         if kind == "matmul":
-            weight = parameters["w"].half() if self.mode != "eager" else parameters["w"]
-            return self.compiled(lambda i: i["x"].to(weight.dtype) @ weight.t())
+            weight = parameters["w"].detach().to(torch.float16 if self.half else torch.float32)
+            return self.compiled(lambda i: i["x"] @ weight.t())
         if kind == "attention":
             return self.compiled(lambda i: self.attention(i, sizes["heads"]))
         if kind == "block":
@@ -232,23 +253,44 @@ class Peer:
             function = self.compiled(evaluate)
             return lambda i: function(i["tokens"], i["time"], i["x"])
         if kind == "sampling":
-            network.parameters = random_parameters(work["shapes"], self.device)
+            made = random_parameters(work["shapes"], self.device)
+            linear = {n for n, shape in work["shapes"].items() if is_linear(n, shape)}
+            network.parameters = {n: self.as_parameter(value, n in linear) for n, value in made.items()}
             modules = (self.compiled(network.evaluate, True), self.compiled(network.head, True))
             run = sampler(network, work["plan"], modules)
             return lambda i: run()
         raise ValueError(f"no {kind} here")
 
     def attention(self, i, heads):
-        q, k, v = ((i[n].half() if self.mode != "eager" else i[n]).unflatten(1, (heads, -1)).transpose(0, 1)[None] for n in "qkv")
+        q, k, v = (i[n].unflatten(1, (heads, -1)).transpose(0, 1)[None] for n in "qkv")
         return F.scaled_dot_product_attention(q, k, v)[0].transpose(0, 1).flatten(1)
 
     def time(self, count):
         self.synchronise()
         start = time.perf_counter()
-        for _ in range(count):
-            self.run()
+        with self.context():
+            for _ in range(count):
+                self.run()
         self.synchronise()
         return (time.perf_counter() - start) / count
+
+    def resident(self):
+        """Seconds of a call whose inputs are on the device and whose result stays there."""
+
+        def seconds(count):
+            self.synchronise()
+            start = time.perf_counter()
+            for _ in range(count):
+                self.call(inputs)
+            self.synchronise()
+            return (time.perf_counter() - start) / count
+
+        with self.context():
+            inputs = self.on_device()
+            if self.resident_calls is None:
+                seconds(3)
+                self.resident_calls = max(1, min(5000, int(0.1 / seconds(10))))
+            return seconds(self.resident_calls)
 
     def answer(self, request):
         if request["do"] == "open":
@@ -257,7 +299,9 @@ class Peer:
         if request["do"] == "prepare":
             return self.prepare(request["folder"])
         if request["do"] == "measure":
-            return {"seconds": self.time(self.calls)}
+            reply = {"seconds": self.time(self.calls)}
+            # A whole sampling run has no inputs, and brings nothing but its images back.
+            return {**reply, "resident": self.resident()} if request.get("resident") and self.inputs else reply
         self.call, self.inputs = None, {}
         if self.device == "cuda":
             torch.cuda.empty_cache()

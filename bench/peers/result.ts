@@ -1,4 +1,5 @@
 import { table } from '../../src/cli/options.ts';
+import { rate } from '../../src/measurement/tables.ts';
 
 export interface PeerRow {
   work: string;
@@ -11,6 +12,8 @@ export interface PeerRow {
   ms?: number;
   spread?: number;
   rounds?: number[];
+  /** Median of the rounds without the ways from and to the host, where the peer can tell. */
+  residentMs?: number;
   /** The shortest round: what other work on the machine has disturbed least. */
   bestMs?: number;
   /** Loading and compiling, and the first call. */
@@ -20,6 +23,8 @@ export interface PeerRow {
   error?: number;
   /** Its time over this engine's; above 1 this engine is faster. Only for right numbers. */
   ratio?: number;
+  /** The same of `residentMs`. */
+  residentRatio?: number;
   /** Numbers are wrong: not compared. */
   wrong?: boolean;
   /** Why there is nothing. */
@@ -41,7 +46,7 @@ export interface PeerResult {
   rows: PeerRow[];
 }
 
-const isOwn = ({ peer }: PeerRow): boolean => peer === 'emigm' || peer === 'emigm f16';
+const isOwn = ({ peer }: PeerRow): boolean => /^emigm\b/.test(peer);
 
 /** Ratios to this engine's row of the same work and precision, for rows that have a time and right numbers. */
 export function withRatios(rows: readonly PeerRow[]): PeerRow[] {
@@ -49,7 +54,9 @@ export function withRatios(rows: readonly PeerRow[]): PeerRow[] {
     const of = (half: boolean) =>
       rows.find((own) => isOwn(own) && own.work === row.work && own.ms && !own.wrong && (own.half ?? false) === half);
     const base = row.half ? (of(true) ?? of(false)) : of(false);
-    return base && row.ms && !row.wrong ? { ...row, ratio: row.ms / base.ms! } : row;
+    if (!base || !row.ms || row.wrong) return row;
+    const resident = row.residentMs && base.residentMs && { residentRatio: row.residentMs / base.residentMs };
+    return { ...row, ratio: row.ms / base.ms!, ...resident };
   });
 }
 
@@ -67,10 +74,35 @@ export function bestPeers(rows: readonly PeerRow[]): { work: string; peer: strin
 const milliseconds = (ms: number | undefined) =>
   ms === undefined ? '-' : ms >= 100 ? ms.toFixed(0) : ms.toPrecision(3);
 
+/** This engine's rows that others are compared with have no ratio of their own. */
+const isBase = ({ peer }: PeerRow): boolean => peer === 'emigm' || peer === 'emigm f16';
+
 function cell(row: PeerRow | undefined): string {
   if (!row || row.skipped) return '-';
   if (row.wrong) return `${milliseconds(row.ms)} wrong`;
-  return isOwn(row) ? milliseconds(row.ms) : `${milliseconds(row.ms)} (${row.ratio?.toFixed(2) ?? '-'})`;
+  return isBase(row) ? milliseconds(row.ms) : `${milliseconds(row.ms)} (${row.ratio?.toFixed(2) ?? '-'})`;
+}
+
+function residentCell(row: PeerRow | undefined): string {
+  if (!row?.residentMs || row.wrong) return '-';
+  const flops = row.flops > 0 ? `, ${rate((1e3 * row.flops) / row.residentMs, 'FLOP/s')}` : '';
+  const ratio = isBase(row) ? '' : ` (${row.residentRatio?.toFixed(2) ?? '-'})`;
+  return `${milliseconds(row.residentMs)}${ratio}${flops}`;
+}
+
+/** The same work without the ways from and to the host, by the peers that can tell; undefined when none has. */
+export function residentTable({ rows }: Pick<PeerResult, 'rows'>): string | undefined {
+  const timed = rows.filter(({ residentMs }) => residentMs);
+  if (timed.length === 0) return undefined;
+  const peers = [...new Set(timed.map(({ peer }) => peer))];
+  const lines = [...new Set(timed.map(({ work }) => work))].map((work) => [
+    work,
+    ...peers.map((peer) => residentCell(timed.find((row) => row.work === work && row.peer === peer))),
+  ]);
+  return table(
+    [['ms on the device (x emigm)', ...peers], ...lines],
+    peers.map((_, i) => i + 1),
+  );
 }
 
 /** A row a piece of work, a column a peer: milliseconds, and in brackets how many times this engine's. */

@@ -12,7 +12,7 @@ import { Float64Ops } from './float64.ts';
 import { PEERS } from './peer.ts';
 import { type PeerHandle, PeerProcess } from './process.ts';
 import { PythonProcess } from './python.ts';
-import { type PeerResult, type PeerRow, resultTable, withRatios } from './result.ts';
+import { type PeerResult, type PeerRow, residentTable, resultTable, withRatios } from './result.ts';
 import { type Workload, workloads } from './workloads.ts';
 import { exitCode } from '../main.ts';
 import { writeRows } from '../result.ts';
@@ -25,6 +25,7 @@ interface Flags {
   hosting: Hosting;
   limit: number;
   json?: string;
+  resident?: boolean;
   pytorchCpu?: boolean;
   verbose?: boolean;
 }
@@ -36,6 +37,8 @@ const HALF_TOLERANCE = 2e-2;
 /** Work up to this many FLOPs is compared with float64, larger work with onnxruntime's CPU backend. */
 const FLOAT64 = 1e9;
 const CPU = 'onnxruntime-node CPU';
+/** Seconds that a peer may compile for; torch.compile meets a sampling run's shapes one after the other. */
+const COMPILING = { torch: 900, other: 120 };
 
 function command(): Command {
   return new Command('npx tsx bench/peers/run.ts')
@@ -54,12 +57,16 @@ function command(): Command {
     )
     .option('--limit <seconds>', 'a peer that takes longer for one piece of work is left out', positiveInteger, 60)
     .option('--json <file>', 'where the result goes')
+    .option('--resident', 'also time without the ways from and to the host; on GPUs always')
     .option('--pytorch-cpu', 'PyTorch on the CPU, where there is no CUDA: to check its numbers')
     .option('--verbose', 'show what the peers print')
     .addHelpText(
       'after',
       `
-The peers have a package.json of their own: npm ci --prefix bench/peers
+The peers have a package.json of their own: npm run peers:install
+
+Work: ${describe(workloads().map(({ name }) => name))}
+Peers: ${PEERS.map(({ name }) => name).join(', ')}
 
 Examples:
   npx tsx bench/peers/run.ts --adapter lavapipe --only matmul --rounds 5 --json out/peers.json
@@ -67,6 +74,18 @@ Examples:
     )
     .exitOverride();
 }
+
+/** Names, those that begin alike as one. */
+const describe = (names: readonly string[]): string => {
+  const count = (first: string) => names.filter((name) => name.startsWith(`${first} `)).length;
+  const short = names.map((name) => {
+    const first = name.split(' ')[0];
+    return count(first) > 2
+      ? `${first} (${count(first)}, such as '${names.find((one) => one.startsWith(first))}')`
+      : name;
+  });
+  return [...new Set(short)].join(', ');
+};
 
 const isInstalled = (name: string): boolean => {
   try {
@@ -84,8 +103,9 @@ export async function comparePeers(argv: readonly string[], say: (line: string) 
     .opts<Flags>();
   const pattern = new RegExp(flags.only ?? '');
   const { result, isCpu } = await emptyResult(flags, argv);
+  flags.resident ||= !isCpu;
   const chosen = workloads().filter(({ name, forGpus }) => pattern.test(name) && !(forGpus && isCpu && !flags.only));
-  if (chosen.length === 0) throw new EmigmError('input', `no work matches --only ${flags.only}`);
+  if (chosen.length === 0) throw new EmigmError('input', `no work matches --only ${flags.only}; --help lists it`);
   const processes = await openPeers(flags, result, say);
   try {
     for (const work of chosen) {
@@ -164,7 +184,7 @@ interface Entry {
 
 /** One piece of work: every peer prepares, is checked, and is asked in turns. */
 async function measure(work: Workload, processes: readonly PeerHandle[], flags: Flags, result: PeerResult) {
-  const { limit, rounds } = flags;
+  const { limit, rounds, resident } = flags;
   const entries: Entry[] = [];
   for (const process of processes) {
     entries.push(await prepare(work, process, limit));
@@ -179,11 +199,14 @@ async function measure(work: Workload, processes: readonly PeerHandle[], flags: 
     entry.output = undefined;
   }
   const seconds = entries.map((): number[] => []);
+  const residents = entries.map((): number[] => []);
   for (let round = 0; round < rounds; round++) {
     for (let turn = 0; turn < entries.length; turn++) {
       const i = (turn + round) % entries.length; // nobody is always after the same neighbour
       await trying(entries[i], async ({ process }) => {
-        seconds[i].push((await process.ask({ do: 'measure' }, limit * 2)).seconds);
+        const measured = await process.ask({ do: 'measure', resident }, limit * 2);
+        seconds[i].push(measured.seconds);
+        if (measured.resident !== undefined) residents[i].push(measured.resident);
       });
     }
   }
@@ -195,6 +218,7 @@ async function measure(work: Workload, processes: readonly PeerHandle[], flags: 
         spread,
         bestMs: Math.min(...seconds[i]) * 1e3,
         rounds: seconds[i].map((s) => Number((s * 1e3).toPrecision(5))),
+        ...(residents[i].length > 0 && { residentMs: summarise(residents[i]).median * 1e3 }),
       });
     }
     await entry.process.ask({ do: 'release' }, 60).catch(() => undefined);
@@ -219,7 +243,8 @@ async function prepare(work: Workload, process: PeerHandle, limit: number): Prom
   const entry: Entry = { process, row, output: undefined };
   await trying(entry, async () => {
     // It compiles, runs twice, and runs again until it is warm.
-    const reply = await process.ask({ do: 'prepare', work: work.name }, 120 + 3 * limit);
+    const compiling = process.description.python ? COMPILING.torch : COMPILING.other;
+    const reply = await process.ask({ do: 'prepare', work: work.name }, compiling + 3 * limit);
     entry.output = reply.output;
     row.prepareMs = Math.round(reply.prepareSeconds * 1e3);
     row.firstMs = Number((reply.firstSeconds * 1e3).toPrecision(4));
@@ -253,6 +278,6 @@ function relativeError(output: Float32Array, reference: ArrayLike<number>): numb
 if (process.argv[1] === import.meta.filename) {
   process.exitCode = await exitCode('peers', async () => {
     const result = await comparePeers(process.argv.slice(2), (text) => void process.stderr.write(`${text}\n`));
-    process.stdout.write(`${resultTable(result)}\n`);
+    process.stdout.write(`${[resultTable(result), residentTable(result)].filter(Boolean).join('\n\n')}\n`);
   });
 }

@@ -3,7 +3,14 @@ import { describe, expect, it } from 'vitest';
 import { openEmigm } from '../../bench/peers/emigm.ts';
 import { Float64Ops } from '../../bench/peers/float64.ts';
 import { onnxModel } from '../../bench/peers/onnxruntime.ts';
-import { bestPeers, type PeerResult, type PeerRow, resultTable, withRatios } from '../../bench/peers/result.ts';
+import {
+  bestPeers,
+  type PeerResult,
+  type PeerRow,
+  residentTable,
+  resultTable,
+  withRatios,
+} from '../../bench/peers/result.ts';
 import {
   attentionWork,
   blockWork,
@@ -27,8 +34,9 @@ describe('the engine does the described work', async () => {
     const prepared = await engine.prepare(work);
     const inputs = work.inputs();
     const expected = work.build(new Float64Ops(inputs, await work.parameters())).data;
-    // Twice: what a run leaves behind must not change the next.
+    // Twice: what a run leaves behind, or runs whose results nobody reads, must not change the next.
     for (let i = 0; i < 2; i++) {
+      if (i > 0) expect(await prepared.resident!(2)).toBe(work.kind === 'matmul' || work.kind === 'attention' ? 32 : 2);
       const output = await prepared.run(inputs);
       const largest = expected.reduce((most, value) => Math.max(most, Math.abs(value)), 0);
       expect(output.length).toBe(expected.length);
@@ -73,6 +81,21 @@ describe('comparison', () => {
 
   it('the best peer is one on the adapter whose numbers are right', () => {
     expect(bestPeers(rows.filter(({ half }) => !half))).toEqual([{ work: 'w', peer: 'a', ratio: 4 }]);
+  });
+
+  it('times on the device stand by themselves, beside the row of the same precision', () => {
+    const timed = withRatios([
+      row('emigm f16', 3, { half: true, residentMs: 0.5, flops: 1e9 }),
+      row('emigm f16 tiled', 4, { half: true, residentMs: 1, flops: 1e9 }),
+      row('half', 3, { half: true, residentMs: 0.25, flops: 1e9 }),
+      row('another', 3, { half: true }),
+    ]);
+    expect(timed.map(({ residentRatio }) => residentRatio)).toEqual([1, 2, 0.5, undefined]);
+    const text = residentTable({ rows: timed })!;
+    expect(text).toMatch(/^ms on the device \(x emigm\) +emigm f16 +emigm f16 tiled +half *$/m);
+    expect(text).toContain('0.500, 2.00 TFLOP/s');
+    expect(text).toContain('0.250 (0.50), 4.00 TFLOP/s');
+    expect(residentTable({ rows })).toBeUndefined();
   });
 
   it('the table says what is wrong and what is not there', () => {
