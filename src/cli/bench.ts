@@ -111,9 +111,10 @@ export async function benchNfe(flags: NfeFlags, io: Io): Promise<void> {
       lines.push(line);
     };
     const onProgress = (what: string) => progress.update(0, `the adapter's peak: ${what}`);
-    const header = await headerOf(flags, bench, lines, add, { signal: io.signal, onProgress });
-    checkFiles(asked, lines);
+    let header: Header;
     try {
+      header = await headerOf(flags, bench, lines, add, { signal: io.signal, onProgress });
+      checkFiles(asked, lines);
       await sweep(bench, {
         points: asked,
         repeats: repeat,
@@ -129,7 +130,9 @@ export async function benchNfe(flags: NfeFlags, io: Io): Promise<void> {
     } catch (error) {
       if (io.signal.aborted && !quiet) {
         progress.stop();
-        io.err(`stopped; what was measured is in ${file.path}, and the same command goes on from there`);
+        const kept =
+          lines.length > 0 ? `what was measured is in ${file.path}, and the` : 'nothing was measured yet, and the';
+        io.err(`stopped; ${kept} same command goes on from there`);
       }
       throw error;
     }
