@@ -1,6 +1,6 @@
 /** Figures of the ablation: quality against what an image costs, a panel an axis. */
 import type { TopLevelSpec } from 'vega-lite';
-import { base, HEIGHT, WIDTH } from '../../src/measurement/figures.ts';
+import { base, HEIGHT, WIDTH } from '../../src/measurement/figure_base.ts';
 import type { StudyAxis } from './axes.ts';
 import { type Line, ofKind } from './log.ts';
 import { type MeasuredCase, measuredCases, spread } from './result.ts';

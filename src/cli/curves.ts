@@ -3,6 +3,7 @@ import type { TopLevelSpec } from 'vega-lite';
 import { EmigmError } from '../errors.ts';
 import type { StepLine } from '../formats/step_log.ts';
 import { Smoothed } from '../training/smoothing.ts';
+import { textWidth } from './text_width.ts';
 
 export interface CurveOptions {
   title: string;
@@ -108,10 +109,24 @@ export function curvesSpec(
   return spec as TopLevelSpec;
 }
 
+/** Vega's: replaced, it measures text. */
+interface TextMetrics {
+  width(item: { fontSize?: number; limit?: number }, text: unknown): number;
+}
+
+const DEFAULT_FONT_SIZE = 11;
+
 /** The drawing of a specification, as SVG. */
 export async function renderCurves(spec: TopLevelSpec): Promise<string> {
   // Loaded here, so that other commands start without them.
-  const [{ compile }, { parse, View }] = await Promise.all([import('vega-lite'), import('vega')]);
+  const [{ compile }, vega] = await Promise.all([import('vega-lite'), import('vega')]);
+  const { parse, View } = vega;
+  // Without a canvas Vega takes every letter for a wide one, and cuts labels that would fit. Its types lack this.
+  const { textMetrics } = vega as unknown as { textMetrics: TextMetrics };
+  textMetrics.width = ({ fontSize = DEFAULT_FONT_SIZE, limit = 0 }, text) => {
+    const width = textWidth(String(text ?? '').trim(), fontSize);
+    return limit > 0 ? Math.min(limit, width) : width;
+  };
   const view = new View(parse(compile(spec).spec), { renderer: 'none' });
   try {
     return await view.toSVG();

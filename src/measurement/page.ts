@@ -1,5 +1,5 @@
 /** The report as one HTML page that needs nothing else: no script, no font, no network. */
-import type { FigureSpec } from './figures.ts';
+import type { FigureSpec } from './figure_base.ts';
 import { machineText, type Section, sections, type Table } from './tables.ts';
 import type { NfeReport } from './schema.ts';
 
@@ -12,13 +12,13 @@ const STYLE = `
 body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 70rem; margin: 0 auto; padding: 1rem; }
 h1 { font-size: 1.5rem; line-height: 1.2; } h2 { font-size: 1.2rem; margin: 2rem 0 .5rem; }
 p { max-width: 45rem; } .machine, figcaption { color: #555; font-size: .875rem; overflow-wrap: anywhere; }
-figure { margin: 1.5rem 0; } figure svg { display: block; max-width: 100%; height: auto; }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); gap: 0 2rem; }
+figure { margin: 0 0 1.5rem; break-inside: avoid; } figure h2 { margin-top: 0; } figure svg { display: block; max-width: 100%; height: auto; }
+.figures { columns: 26rem; column-gap: 2rem; margin: 2rem 0; }
 .table { overflow-x: auto; } table { border-collapse: collapse; font-size: .875rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #ddd; }
-th { border-bottom: 2px solid #888; } th:first-child, td:first-child { text-align: left; }
+th { border-bottom: 2px solid #888; white-space: normal; vertical-align: bottom; } th:first-child, td:first-child { text-align: left; }
 @media print {
-  body { font-size: 10pt; max-width: none; padding: 0; } .figures { display: block; } figure svg { max-width: 13cm; }
+  body { font-size: 10pt; max-width: none; padding: 0; } .figures { columns: auto; } figure svg { max-width: 13cm; max-height: 23cm; }
   figure, tr { break-inside: avoid; } h2 { break-after: avoid; } .table { overflow: visible; } table { font-size: 7pt; }
   th, td { padding: .15rem .3rem; white-space: normal; }
 }`;

@@ -46,6 +46,7 @@ const varyingFields = (rows: readonly Row[]): Field[] => {
 /** The main table: what differs, times, rates, memory. */
 export function latencyTable(rows: readonly Row[]): Table {
   const varying = varyingFields(rows);
+  const isFast = rows.some(({ flopsPerSecond }) => flopsPerSecond >= 1e11);
   const quality = [...new Set(rows.flatMap((row) => row.quality?.map(({ name }) => name) ?? []))];
   const head = [
     'NFE',
@@ -53,7 +54,7 @@ export function latencyTable(rows: readonly Row[]): Table {
     's/image',
     'spread',
     'first image',
-    'TFLOP/s',
+    isFast ? 'TFLOP/s' : 'GFLOP/s',
     'of peak',
     'GB/s',
     'host',
@@ -71,7 +72,7 @@ export function latencyTable(rows: readonly Row[]): Table {
         digits(anImage.median),
         spread(anImage),
         time(firstImage.median),
-        digits(row.flopsPerSecond / 1e12),
+        digits(row.flopsPerSecond / (isFast ? 1e12 : 1e9)),
         percent(row.shareOfPeak),
         digits(row.bytesPerSecond / 1e9),
         `${time(host.median)} (${percent(host.median / batch.median)})`,

@@ -5,7 +5,8 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, describe, expect, it } from 'vitest';
 import { writeReport } from '../../src/cli/write_report.ts';
-import { figureSpecs, logarithmic } from '../../src/measurement/figures.ts';
+import { figureSpecs } from '../../src/measurement/figures.ts';
+import { logarithmic } from '../../src/measurement/roofline_spec.ts';
 import { runNames, split } from '../../src/measurement/rows.ts';
 import { parseReport } from '../../src/measurement/schema.ts';
 import {
@@ -118,6 +119,22 @@ it('figures that have nothing to show are left out', () => {
   expect(names(madeReport('A', bare))).toEqual(['latency']);
 });
 
+it('a run that was held up does not flatten the others', () => {
+  const held = rows.map((row) => {
+    const samples = [...row.seconds.anImage.samples.slice(1), 1e6, 1e6];
+    return { ...row, seconds: { ...row.seconds, anImage: { ...row.seconds.anImage, samples } } };
+  });
+  const [{ spec }] = figureSpecs([madeReport('A', held)]);
+  const most = Math.max(...rows.map(({ seconds }) => seconds.anImage.median));
+  expect(JSON.stringify(spec)).toContain(`"domain":[0,${1.3 * most}]`);
+});
+
+it('parts of points with one NFE and other steps stand beside each other', () => {
+  const shared = rows.filter(({ batch }) => batch === 1).map((row) => ({ ...row, nfe: 5 }));
+  const [, parts] = figureSpecs([madeReport('A', shared)]);
+  expect(JSON.stringify(parts.spec)).toContain('"title":"NFE (steps)","sort":["5 (4)","5 (8)","5 (16)"]');
+});
+
 it('logarithmic axes end at marks around the numbers, and have neither few marks nor many', () => {
   const axis = (...values: number[]) => {
     const { scale, axis } = logarithmic(values, '~g');
@@ -152,7 +169,8 @@ it('every figure as SVG and as PNG of three pixels a unit', async () => {
 
 describe.runIf(hasBrowser)('the page in a browser', () => {
   it('opens by itself, without script or network, and fits a phone, a desk and paper', async () => {
-    const html = await writeReport(join(folder, 'two'), 'report', [one, two]);
+    const long = madeReport('Adapter A, driver 25.0.7-2 (LLVM 15.0.6) 0.0.1', one.rows);
+    const html = await writeReport(join(folder, 'two'), 'report', [long, two]);
     await withPage(html, async (tab) => {
       expect(await tab.evaluate('document.title')).toBe('NFE against latency, side by side');
       expect(await tab.evaluate('document.scripts.length')).toBe(0);
@@ -177,6 +195,13 @@ describe.runIf(hasBrowser)('the page in a browser', () => {
       );
       expect(texts.length).toBeGreaterThan(50);
       expect(Math.min(...texts)).toBeGreaterThan(9);
+      // None is cut, at its end or by the edge of its figure.
+      const cut = await tab.evaluate(
+        `[...document.querySelectorAll("figure svg text")].filter((text) => text.textContent.includes("\u2026") ||
+          text.getBoundingClientRect().right > text.closest("svg").getBoundingClientRect().right)
+          .map((text) => text.textContent)`,
+      );
+      expect(cut).toEqual([]);
       await tab.resize(680, 900);
       await tab.send('Emulation.setEmulatedMedia', { media: 'print' });
       expect(await tab.evaluate(overflow)).toBe(0);

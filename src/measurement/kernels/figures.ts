@@ -1,6 +1,7 @@
 /** Figures of kernels: the roofline, and rates against size. */
 import type { TopLevelSpec } from 'vega-lite';
-import { base, type FigureSpec, HEIGHT, logarithmic, type RooflinePoint, rooflineSpec, WIDTH } from '../figures.ts';
+import { base, type FigureSpec, HEIGHT, WIDTH } from '../figure_base.ts';
+import { logarithmic, type RooflinePoint, rooflineSpec } from '../roofline_spec.ts';
 import { rate } from '../tables.ts';
 import type { KernelReport, Row } from './schema.ts';
 import { opName } from './tables.ts';

@@ -1,0 +1,43 @@
+/** What figures of all reports have in common. */
+import type { TopLevelSpec } from 'vega-lite';
+
+export interface FigureSpec {
+  /** Name of its files: `latency`. */
+  name: string;
+  title: string;
+  /** What is to be seen, for people who do not see it, and below it on the page. */
+  caption: string;
+  spec: TopLevelSpec;
+}
+
+export const quantitative = 'quantitative' as const;
+export const nominal = 'nominal' as const;
+
+export const WIDTH = 340;
+export const HEIGHT = 220;
+/** Okabe and Ito, without their yellow, which is faint on white: told apart by colour-blind eyes and in grey print. */
+export const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#8c8c8c'];
+const config = {
+  font: 'sans-serif',
+  axis: { labelFontSize: 12, titleFontSize: 13, titleFontWeight: 'normal' as const, gridColor: '#e6e6e6' },
+  legend: {
+    labelFontSize: 12,
+    titleFontSize: 12,
+    orient: 'bottom' as const,
+    direction: 'horizontal' as const,
+    columns: 1,
+    labelLimit: 400,
+    // One legend below the other; the types of Vega-Lite leave this out.
+    ...({ layout: { bottom: { direction: 'vertical' } } } as object),
+  },
+  header: { labelFontSize: 12, titleFontSize: 12 },
+  view: { stroke: '#cccccc' },
+  range: { category: COLOURS },
+};
+
+export const base = {
+  $schema: 'https://vega.github.io/schema/vega-lite/v6.json',
+  background: 'white',
+  padding: 8,
+  config,
+};
