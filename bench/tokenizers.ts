@@ -96,6 +96,9 @@ async function timePass(
   }
 }
 
+/** So often convolutions and matmuls take turns: what disturbs the machine for a while must not decide. */
+const ROUNDS = 3;
+
 /** Convolutions and matmuls of as many multiplications: the fastest of many runs of each. */
 async function convolutionsAndMatmuls(adapter: string | undefined) {
   const probe = await Device.open({ adapter });
@@ -109,13 +112,17 @@ async function convolutionsAndMatmuls(adapter: string | undefined) {
     ];
   });
   probe.dispose();
-  const rows = await measureJobs(groups, { device: { adapter }, limits: { once: 20, each: 3 } });
+  const rounds = Array.from({ length: ROUNDS }, () => groups).flat();
+  const rows = await measureJobs(rounds, { device: { adapter }, limits: { once: 20, each: 1 } });
   return CONVOLUTIONS.map(([side, inputs, outputs, kernel], i) => {
-    const [conv, matmul] = rows.slice(2 * i, 2 * i + 2);
-    const rate = ({ flops, seconds }: typeof conv) =>
-      seconds ? (flops / Math.min(...seconds.samples)) * 1e-9 : Number.NaN;
+    const rate = (which: number) => {
+      const own = rows.filter((_, r) => r % (2 * groups.length) === 2 * i + which);
+      const samples = own.flatMap(({ seconds }) => seconds?.samples ?? []);
+      return (own[0].flops / Math.min(...samples)) * 1e-9;
+    };
+    const [conv, matmul] = [rate(0), rate(1)];
     const shape = `${kernel} x ${kernel}, ${side} x ${side} pixels, ${inputs} to ${outputs} channels`;
-    return { shape, conv: rate(conv), matmul: rate(matmul), ratio: rate(conv) / rate(matmul) };
+    return { shape, conv, matmul, ratio: conv / matmul };
   });
 }
 
