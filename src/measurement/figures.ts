@@ -247,7 +247,8 @@ function byKernel(rows: readonly Named[]): FigureSpec | undefined {
       ? [...shown, { kernel: `${all.length - MOST_KERNELS} others`, seconds: rest / row.batch, run }]
       : shown;
   });
-  const kernels = [...new Set(values.map(({ kernel }) => kernel))];
+  const slowest = [...values].sort((a, b) => b.seconds - a.seconds);
+  const kernels = [...new Set(slowest.map(({ kernel }) => kernel))];
   const several = chosen.length > 1;
   const spec = {
     ...base,
@@ -263,7 +264,7 @@ function byKernel(rows: readonly Named[]): FigureSpec | undefined {
         : { color: { value: COLOURS[0] } }),
     },
   };
-  const caption = `Device time by kernel file of the largest run: ${chosen.map(({ row }) => row.id).join('; ')}. Each dispatch is timed by itself.`;
+  const caption = `Device time by kernel file of the largest run: ${[...new Set(chosen.map(({ row }) => row.id))].join('; ')}. Each dispatch is timed by itself.`;
   return { name: 'kernels', title: 'Time by kernel', caption, spec: spec as TopLevelSpec };
 }
 
