@@ -136,6 +136,7 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
   const shard = shardOf(flags);
   checkState(flags, shard);
   const paths = flags.images === undefined ? [] : await listPictures(flags.images);
+  const against = flags.reference && isFolder(flags.reference) ? await listPictures(flags.reference) : [];
   const chosen = await chooseExtractor(flags);
   const { weights } = chosen;
   const statistics = await referenceStatistics(chosen.source, flags);
@@ -156,11 +157,8 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
       const sample = statisticsOf(extractor, set);
       if (flags.out) await writeStatistics(flags.out, sample);
       const reference =
-        flags.reference && !statistics
-          ? statisticsOf(
-              extractor,
-              await features(extractor, await listPictures(flags.reference), 'reference', batch, flags, io),
-            )
+        against.length > 0
+          ? statisticsOf(extractor, await features(extractor, against, 'reference', batch, flags, io))
           : statistics;
       const found = await measure(extractor, set, sample, reference, device, flags, io);
       report(flags, io, {

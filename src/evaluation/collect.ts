@@ -77,7 +77,8 @@ async function* batches(images: AsyncIterable<RgbImage>, most: number): AsyncGen
   if (group.length > 0) yield group;
 }
 
-function concatenate(parts: readonly Float32Array[]): Float32Array {
+/** One array after the other. */
+export function concatenate(parts: readonly Float32Array[]): Float32Array {
   const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
   let at = 0;
   for (const part of parts) {

@@ -6,7 +6,7 @@
 import { EmigmError } from '../errors.ts';
 import { readNpz, writeNpz } from '../formats/npz.ts';
 import type { Tensor } from '../formats/safetensors_parse.ts';
-import type { ImageSet } from './collect.ts';
+import { concatenate, type ImageSet } from './collect.ts';
 import type { ExtractorFacts } from './extractor.ts';
 import { Moments, type MomentState } from './moments.ts';
 
@@ -43,24 +43,14 @@ export function emptySet({ dimensions, spatialDimensions, range }: ExtractorFact
   };
 }
 
-/** Both sets, `b` after `a`. Changes `a`'s sums. */
+/** Both sets, `b` after `a`; without the features of single images. Changes `a`'s sums. */
 export function joinSets(a: ImageSet, b: ImageSet): ImageSet {
   if (a.count === 0) return b;
   if (b.count === 0) return a;
   a.moments.merge(b.moments);
   if (a.spatial && b.spatial) a.spatial.merge(b.spatial);
-  const logits = a.logits && b.logits && concatenated([a.logits, b.logits]);
+  const logits = a.logits && b.logits && concatenate([a.logits, b.logits]);
   return { count: a.moments.count, moments: a.moments, spatial: a.spatial, logits };
-}
-
-function concatenated(parts: readonly Float32Array[]): Float32Array {
-  const all = new Float32Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 const f64 = (data: Float64Array<ArrayBuffer>): Tensor => ({ dtype: 'F64', shape: [data.length], data });
@@ -141,7 +131,7 @@ export async function mergeShards(
   const { images } = about;
   return {
     about: { ...about, first: 0, end: images },
-    set: { ...set, logits: logits.length > 0 ? concatenated(logits) : undefined },
+    set: { ...set, logits: logits.length > 0 ? concatenate(logits) : undefined },
   };
 }
 
