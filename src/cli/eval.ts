@@ -18,7 +18,7 @@ import { checkState, folderSet } from './eval_sums.ts';
 import { addExtractorFlags, chooseExtractor, type ExtractorFlags, WEIGHTS_URL } from './extractor_flags.ts';
 import type { Io } from './io.ts';
 import { addModelFlags } from './model_flags.ts';
-import { shippedModel } from './open.ts';
+import { checkOutFile, shippedModel } from './open.ts';
 import { grouped, oneOf, positiveInteger } from './options.ts';
 import { createProgress } from './progress.ts';
 import { addSettingsFlags } from './settings_flags.ts';
@@ -93,6 +93,8 @@ export function registerEval(program: Command, io: Io): void {
         '  emigm eval fid --generate 200 --extractor clothing32 --reference clothing/test',
     )
     .action((flags: FidFlags) => {
+      const odd = forGenerate.find((option) => fid.getOptionValueSource(option.attributeName()) === 'cli');
+      if (odd && flags.generate === undefined) fid.error(`error: ${odd.long} counts with --generate: leave it out`);
       if ((flags.images === undefined) === (flags.generate === undefined)) {
         fid.error('error: name the images to measure: either --images <folder> or --generate <n>');
       }
@@ -100,7 +102,9 @@ export function registerEval(program: Command, io: Io): void {
     });
   addShardFlag(fid);
   addDeviceFlags(fid, { draws: true });
+  const before = new Set(fid.options);
   addGenerateFlags(fid);
+  const forGenerate = fid.options.filter((option) => !before.has(option));
 }
 
 /** Flags that count with `--generate` alone. */
@@ -135,8 +139,12 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
   }
   const shard = shardOf(flags);
   checkState(flags, shard);
+  checkOutFile(flags.out);
   const paths = flags.images === undefined ? [] : await listPictures(flags.images);
   const against = flags.reference && isFolder(flags.reference) ? await listPictures(flags.reference) : [];
+  if ((flags.generate ?? paths.length) < 2) {
+    throw new EmigmError('input', 'figures are of two images or more: a single one has no covariance');
+  }
   const chosen = await chooseExtractor(flags);
   const { weights } = chosen;
   const statistics = await referenceStatistics(chosen.source, flags);
@@ -167,7 +175,7 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
         device,
         source: generated?.source ?? { path: flags.images },
         count: set.count,
-        drawn,
+        passed: drawn + against.length,
         reference,
         found,
         seconds: (performance.now() - began) / 1000,

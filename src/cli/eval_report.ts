@@ -30,8 +30,8 @@ export interface Result {
   /** Where the images came from, for JSON. */
   source: Readonly<Record<string, unknown>>;
   count: number;
-  /** Images of this process, where earlier ones did a part. */
-  drawn?: number;
+  /** Images that this process put through the network, those of the reference too; default: count. */
+  passed?: number;
   reference: Reference | undefined;
   found: readonly Figure[];
   seconds: number;
@@ -77,8 +77,8 @@ export function report(flags: ReportFlags, io: Io, result: Result): void {
   if (flags.quiet) return;
   for (const note of notes) io.err(`note: ${note}`);
   if (!device) return;
-  const { drawn = count } = result;
-  io.err(`${device.name}: ${(drawn / seconds).toFixed(1)} images a second, ${duration(seconds)} in all`);
+  const { passed = count } = result;
+  io.err(`${device.name}: ${(passed / seconds).toFixed(1)} images a second, ${duration(seconds)} in all`);
 }
 
 /** What keeps the figures from being compared with published ones, or with each other. */
@@ -88,7 +88,9 @@ function notesOn(flags: ReportFlags, { extractor, weights, count, found }: Resul
   const { isInception } = extractor;
   if (found.some(({ name }) => name === distance)) {
     if (!isInception) {
-      notes.push(`no FID: compare it with distances by the same classifier and of ${grouped(count)} images alone`);
+      notes.push(
+        `this is no FID: it compares with distances by the same classifier, of ${grouped(count)} images too, and with no other`,
+      );
     } else if (count < PUBLISHED_COUNT) {
       notes.push(
         `${distance} falls with the number of images: ${grouped(count)} here, ${grouped(PUBLISHED_COUNT)} in published figures`,

@@ -11,6 +11,7 @@ import { openSafetensors, writeSafetensors } from '../formats/safetensors.ts';
 import { completeSet, unfinished } from '../sampling/shards.ts';
 import { report } from './eval_report.ts';
 import type { Io } from './io.ts';
+import { checkOutFile } from './open.ts';
 import { grouped, oneOf, positiveInteger } from './options.ts';
 import { readSidecar, type ShardSidecar } from './sample_shard.ts';
 
@@ -54,6 +55,7 @@ export async function merge(folder: string, flags: MergeFlags, io: Io): Promise<
   if (!existsSync(folder) || !statSync(folder).isDirectory()) {
     throw new EmigmError('file', `${folder}: no such folder`);
   }
+  checkOutFile(flags.out);
   const names = readdirSync(folder);
   const sums = completeSet(names, 'npz', folder);
   const notes = completeSet(names, 'json', folder);

@@ -1,6 +1,6 @@
 /** Opening a model with progress, and making the folder of results. */
 import { existsSync, mkdirSync, statSync } from 'node:fs';
-import { join } from 'node:path';
+import { dirname, join } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
 import { type LoadedDiscreteModel, loadDiscreteModel } from '../models/discrete/file.ts';
@@ -81,4 +81,13 @@ export function makeFolder(path: string): void {
   } catch (cause) {
     throw new EmigmError('file', `--out ${path} cannot be made: ${(cause as Error).message}`, { cause });
   }
+}
+
+/** Told before long work. @throws EmigmError 'input' when there is no folder for the file that `--out` names */
+export function checkOutFile(path: string | undefined): void {
+  if (path === undefined) return;
+  const folder = dirname(path);
+  if (!existsSync(folder)) throw new EmigmError('input', `--out ${path}: there is no folder ${folder}`);
+  if (existsSync(path) && statSync(path).isDirectory())
+    throw new EmigmError('input', `--out ${path} is a folder; name a file`);
 }

@@ -15,7 +15,7 @@ export interface ShardAbout {
   readonly extractor: ExtractorFacts;
   /** What else the features depend on: SHA-256 of the network's weights. */
   readonly weights: string;
-  /** All that the images depend on, as text. */
+  /** All that the images depend on, as JSON. */
   readonly run: string;
   /** Images of the whole run, and of this shard: first .. end - 1. */
   readonly images: number;
@@ -135,8 +135,18 @@ export async function mergeShards(
   };
 }
 
-/** What of two shards should be the same and is not. */
+/** What of two shards should be the same and is not: `weights`; `settings.steps`, where it is a part of the run. */
 export function difference(a: ShardAbout, b: ShardAbout): string | undefined {
   const parts = ['extractor', 'weights', 'run', 'images'] as const;
-  return parts.find((part) => JSON.stringify(a[part]) !== JSON.stringify(b[part]));
+  const other = parts.find((part) => JSON.stringify(a[part]) !== JSON.stringify(b[part]));
+  return other === 'run' ? (partOf(JSON.parse(a.run), JSON.parse(b.run)) ?? other) : other;
+}
+
+/** The first part in which two values of JSON differ. */
+function partOf(a: unknown, b: unknown): string | undefined {
+  const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null;
+  if (!isObject(a) || !isObject(b)) return undefined;
+  const name = [...Object.keys(a), ...Object.keys(b)].find((key) => JSON.stringify(a[key]) !== JSON.stringify(b[key]));
+  const inner = name && partOf(a[name], b[name]);
+  return inner ? `${name}.${inner}` : name;
 }

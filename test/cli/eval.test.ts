@@ -100,6 +100,9 @@ describe('bad input ends in one line and a non-zero exit', () => {
       /folder of images/,
     ],
     ['half precision', () => ['--images', at('a'), '--inception', weights, '--stored', 'f16'], 1, /single precision/],
+    ['a flag of --generate', () => ['--images', at('a'), '--steps', '4'], 2, /--steps counts with --generate/],
+    ['one image', () => ['--generate', '1'], 1, /two images or more/],
+    ['no folder for --out', () => ['--images', at('a'), '-o', at('none', 'x.npz')], 1, /there is no folder .*none/],
     ['other weights', () => ['--images', at('a'), '--inception', notes()], 1, /notes\.npz/],
   ];
   it.each(cases)('%s', async (_, argv, code, message) => {

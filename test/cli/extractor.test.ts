@@ -68,7 +68,7 @@ describe('emigm eval fid --extractor', () => {
     expect(report.figures[distance].value).toBeGreaterThan(0);
     expect(report).toMatchObject({ features: identity, weights: { file: shippedClassifier() } });
     expect(report.weights).not.toHaveProperty('published');
-    expect(report.notes).toEqual([expect.stringMatching(/^no FID: .*same classifier and of 6 images/)]);
+    expect(report.notes).toEqual([expect.stringMatching(/^this is no FID: .*same classifier, of 6 images/)]);
     expect(identity).toContain(report.weights.sha256.slice(0, 8));
     expect((await readStatistics(at('a.npz'))).extractor).toBe(identity);
   });

@@ -206,7 +206,7 @@ describe('emigm eval fid --generate', () => {
     rmSync(join(pictures, drawn[0]));
     copyFileSync(at('whole', drawn[1]), join(pictures, 'other.png'));
     const other = await emigm([...folder, ...saved, '3', '--shard', '0/2']);
-    expect([other.code, other.err]).toEqual([1, expect.stringMatching(/is of another run \(run differs\)/)]);
+    expect([other.code, other.err]).toEqual([1, expect.stringMatching(/is of another run \(pictures differs\)/)]);
   });
 
   it('bad combinations end in one line', async () => {

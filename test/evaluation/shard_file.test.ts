@@ -35,7 +35,8 @@ function setOf(first: number, end: number): ImageSet {
   return { count: end - first, moments, spatial: spatialMoments, logits: logits.slice(first * C, end * C) };
 }
 
-const about = (first: number, end: number, run = 'a'): ShardAbout => {
+const about = (first: number, end: number, seed = 0): ShardAbout => {
+  const run = JSON.stringify({ model: 'a', settings: { steps: 4, seed } });
   return { version: 1, extractor, weights: 'abc', run, images: N, first, end };
 };
 
@@ -94,9 +95,9 @@ describe('sums', () => {
     const unfinished: number[] = [];
     await mergeShards([at('a.npz'), at('b.npz')], (index) => unfinished.push(index));
     expect(unfinished).toEqual([1]);
-    await writeShard(at('c.npz'), { about: about(20, 41, 'b'), set: setOf(20, 41) });
+    await writeShard(at('c.npz'), { about: about(20, 41, 1), set: setOf(20, 41) });
     await expect(mergeShards([at('a.npz'), at('c.npz')])).rejects.toThrow(
-      /c\.npz is of another run than .*run differs/,
+      /c\.npz is of another run than .*settings\.seed differs/,
     );
     await writeNpz(at('d.npz'), { mu: { dtype: 'F64', shape: [1], data: Float64Array.of(1) } });
     await expect(readShard(at('d.npz'))).rejects.toThrow(/holds no sums of a shard; remove it and run the shard again/);
