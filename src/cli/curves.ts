@@ -2,8 +2,8 @@
 import type { TopLevelSpec } from 'vega-lite';
 import { EmigmError } from '../errors.ts';
 import type { StepLine } from '../formats/step_log.ts';
+import { textWidth } from '../measurement/text_width.ts';
 import { Smoothed } from '../training/smoothing.ts';
-import { textWidth } from './text_width.ts';
 
 export interface CurveOptions {
   title: string;

@@ -1,5 +1,6 @@
 /** What figures of all reports have in common. */
 import type { TopLevelSpec } from 'vega-lite';
+import { wrapped } from './text_width.ts';
 
 export interface FigureSpec {
   /** Name of its files: `latency`. */
@@ -17,11 +18,20 @@ export const WIDTH = 340;
 export const HEIGHT = 220;
 /** Okabe and Ito, without their yellow, which is faint on white: told apart by colour-blind eyes and in grey print. */
 export const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#8c8c8c'];
+/** Of the labels of legends and panels. */
+const FONT_SIZE = 12;
+const WIDEST = 350;
+/** Between the lines of a label. */
+export const BREAK = '\n';
+/** A label of several lines, for what is encoded with `inLines`. */
+export const labelOf = (text: string): string => wrapped(text, FONT_SIZE, WIDEST).join(BREAK);
+export const inLines = { labelExpr: `split(datum.label, ${JSON.stringify(BREAK)})` };
+
 const config = {
   font: 'sans-serif',
   axis: { labelFontSize: 12, titleFontSize: 13, titleFontWeight: 'normal' as const, gridColor: '#e6e6e6' },
   legend: {
-    labelFontSize: 12,
+    labelFontSize: FONT_SIZE,
     titleFontSize: 12,
     orient: 'bottom' as const,
     direction: 'horizontal' as const,
@@ -30,7 +40,7 @@ const config = {
     // One legend below the other; the types of Vega-Lite leave this out.
     ...({ layout: { bottom: { direction: 'vertical' } } } as object),
   },
-  header: { labelFontSize: 12, titleFontSize: 12 },
+  header: { labelFontSize: FONT_SIZE, titleFontSize: 12 },
   view: { stroke: '#cccccc' },
   range: { category: COLOURS },
 };

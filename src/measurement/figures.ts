@@ -1,6 +1,17 @@
 /** Figures of reports as Vega-Lite specifications. */
 import type { TopLevelSpec } from 'vega-lite';
-import { base, COLOURS, type FigureSpec, HEIGHT, nominal, quantitative, WIDTH } from './figure_base.ts';
+import {
+  base,
+  BREAK,
+  COLOURS,
+  type FigureSpec,
+  HEIGHT,
+  inLines,
+  labelOf,
+  nominal,
+  quantitative,
+  WIDTH,
+} from './figure_base.ts';
 import { rooflineSpec } from './roofline_spec.ts';
 import { type Field, label, PART_NAMES, PARTS, runNames, split } from './rows.ts';
 import type { NfeReport, Quality, Row } from './schema.ts';
@@ -21,10 +32,6 @@ const MARGIN = 60;
 /** How far bars of spread reach, in times the largest median. */
 const MOST_BAR = 1.3;
 
-/** Between the lines of a label. */
-const BREAK = '\n';
-const inLines = { labelExpr: `split(datum.label, ${JSON.stringify(BREAK)})` };
-
 /** A row with the name of its run and, apart from steps and NFE, of itself. */
 interface Named {
   row: Row;
@@ -36,14 +43,14 @@ interface Named {
 
 /** Rows of one series beside each other, and series that differ in their run alone. */
 function named(reports: readonly NfeReport[]): Named[] {
-  const runs = runNames(reports);
+  const runs = runNames(reports).map(labelOf);
   const all = reports.flatMap(({ rows }) => rows);
   const names: Field[] = split(all).varying.filter((field) => field !== 'steps');
   const found = reports.flatMap(({ rows }, i) =>
     rows.map((row) => {
       const run = runs[i];
-      const own = label(row, names);
-      const series = reports.length > 1 ? [run, own].filter(Boolean).join(`:${BREAK}`) : own || row.model.name;
+      const own = labelOf(label(row, names));
+      const series = reports.length > 1 ? [run, own].filter(Boolean).join(`:${BREAK}`) : own || labelOf(row.model.name);
       return { row, run, own, series };
     }),
   );
@@ -260,7 +267,10 @@ function byKernel(rows: readonly Named[]): FigureSpec | undefined {
       y: { field: 'kernel', type: nominal, title: null, sort: kernels, axis: { labelLimit: 300 } },
       x: { field: 'seconds', type: quantitative, title: 'seconds an image' },
       ...(several
-        ? { yOffset: { field: 'run', sort: null }, color: { field: 'run', type: nominal, title: null, sort: null } }
+        ? {
+            yOffset: { field: 'run', sort: null },
+            color: { field: 'run', type: nominal, title: null, sort: null, legend: inLines },
+          }
         : { color: { value: COLOURS[0] } }),
     },
   };
@@ -269,7 +279,7 @@ function byKernel(rows: readonly Named[]): FigureSpec | undefined {
 }
 
 function roofline(reports: readonly NfeReport[], rows: readonly Named[]): FigureSpec | undefined {
-  const names = runNames(reports);
+  const names = runNames(reports).map(labelOf);
   const chosen = largest(rows);
   if (chosen.length === 0) return undefined;
   const kernels = chosen.flatMap(({ row, run }) => {

@@ -1,6 +1,6 @@
 /** Rooflines and logarithmic axes, as Vega-Lite specifications. */
 import type { TopLevelSpec } from 'vega-lite';
-import { base, HEIGHT, nominal, quantitative, WIDTH } from './figure_base.ts';
+import { base, HEIGHT, inLines, nominal, quantitative, WIDTH } from './figure_base.ts';
 
 /** Area of the largest circle of a roofline, in square pixels. */
 const LARGEST = 700;
@@ -56,7 +56,7 @@ export function rooflineSpec(
   const x = { field: 'intensity', title: 'FLOP a byte', ...logarithmic([low, high], '~g') };
   const y = { field: 'rate', title: 'GFLOP/s', ...logarithmic(rates, '~g') };
   const runs = [...roofs.flatMap((roof) => ('run' in roof ? [roof.run] : [])), ...points.map(({ run }) => run)];
-  const color = { field: 'run', type: nominal, title: null, scale: { domain: [...new Set(runs)] } };
+  const color = { field: 'run', type: nominal, title: null, scale: { domain: [...new Set(runs)] }, legend: inLines };
   const spec = {
     ...base,
     width: WIDTH,

@@ -18,6 +18,7 @@ import {
   partsTable,
   time,
 } from '../../src/measurement/tables.ts';
+import { wrapped } from '../../src/measurement/text_width.ts';
 import { hasBrowser, withPage } from '../helpers/browser.ts';
 import { madeReport, madeRow } from '../helpers/nfe_report.ts';
 
@@ -119,6 +120,15 @@ it('figures that have nothing to show are left out', () => {
   expect(names(madeReport('A', bare))).toEqual(['latency']);
 });
 
+it('labels are broken after commas, else between words', () => {
+  expect(wrapped('head steps 4, share early 8, batch 16', 10, 140)).toEqual([
+    'head steps 4,',
+    'share early 8, batch 16',
+  ]);
+  expect(wrapped('one two three', 10, 40)).toEqual(['one', 'two', 'three']);
+  expect(wrapped('one', 10, 4)).toEqual(['one']);
+});
+
 it('a run that was held up does not flatten the others', () => {
   const held = rows.map((row) => {
     const samples = [...row.seconds.anImage.samples.slice(1), 1e6, 1e6];
@@ -169,7 +179,7 @@ it('every figure as SVG and as PNG of three pixels a unit', async () => {
 
 describe.runIf(hasBrowser)('the page in a browser', () => {
   it('opens by itself, without script or network, and fits a phone, a desk and paper', async () => {
-    const long = madeReport('Adapter A, driver 25.0.7-2 (LLVM 15.0.6) 0.0.1', one.rows);
+    const long = madeReport('Adapter A of a name that is not short, driver 25.0.7-2 (LLVM 15.0.6) 0.0.1', one.rows);
     const html = await writeReport(join(folder, 'two'), 'report', [long, two]);
     await withPage(html, async (tab) => {
       expect(await tab.evaluate('document.title')).toBe('NFE against latency, side by side');

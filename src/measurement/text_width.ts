@@ -21,6 +21,22 @@ const GROUPS: readonly (readonly [number, string])[] = [
 const WIDTHS = new Map(GROUPS.flatMap(([width, letters]) => [...letters].map((letter) => [letter, width / 20])));
 const OTHER = 0.65;
 
+/**
+ * Text in lines of at most so many pixels, broken after commas, and between words where there are none; a longer word
+ * stays whole.
+ */
+export function wrapped(text: string, fontSize: number, width: number): string[] {
+  const fits = (line: string) => textWidth(line, fontSize) <= width;
+  const pieces = text.split(/(?<=,) /).flatMap((piece) => (fits(piece) ? [piece] : piece.split(' ')));
+  const lines: string[] = [];
+  for (const piece of pieces) {
+    const longer = `${lines.at(-1)} ${piece}`;
+    if (lines.length > 0 && fits(longer)) lines[lines.length - 1] = longer;
+    else lines.push(piece);
+  }
+  return lines;
+}
+
 /** Pixels that a line of text takes at most, about. */
 export const textWidth = (text: string, fontSize: number): number =>
   fontSize * [...text].reduce((sum, letter) => sum + (WIDTHS.get(letter) ?? OTHER), 0);
