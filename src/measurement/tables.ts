@@ -38,6 +38,21 @@ export function commonText(rows: readonly Row[]): string {
 /** How much the runs differ; one run says nothing of that. */
 const spread = ({ spread, samples }: Row['seconds']['anImage']): string => (samples.length > 1 ? percent(spread) : '-');
 
+/** What the figures of quality are of: `Quality: FID of 50000 images against imagenet256.npz. Features: ...`. */
+export function qualityText(rows: readonly Row[]): string {
+  const all = rows.flatMap((row) => row.quality ?? []);
+  const list = (texts: readonly string[], mark: string) => [...new Set(texts)].join(mark);
+  const figures = all.map(({ name, images, reference }) => {
+    const isScore = /score/i.test(name); // of the images alone
+    return `${name} of ${images} images${reference && !isScore ? ` against ${reference}` : ''}`;
+  });
+  const features = list(
+    all.flatMap(({ extractor }) => extractor ?? []),
+    ', ',
+  );
+  return figures.length > 0 ? `Quality: ${list(figures, '; ')}.${features && ` Features: ${features}.`}` : '';
+}
+
 const varyingFields = (rows: readonly Row[]): Field[] => {
   const { varying } = split(rows);
   return varying.length > 0 ? varying : ['steps'];
@@ -154,7 +169,7 @@ export function sections(reports: readonly NfeReport[]): Section[] {
     const { rows } = report;
     const of = reports.length > 1 ? `: ${names[i]}` : '';
     const common = commonText(rows);
-    const text = common && `In all rows: ${common}.`;
+    const text = [common && `In all rows: ${common}.`, qualityText(rows)].filter(Boolean).join(' ');
     found.push({ title: `Times, rates and memory${of}`, text, table: latencyTable(rows) });
     const parts = partsTable(rows);
     if (parts) found.push({ title: `Time of an image by part${of}`, table: parts });

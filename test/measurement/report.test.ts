@@ -47,6 +47,7 @@ describe('tables', () => {
     expect(head.at(-1)).toBe('FID');
     expect([cells[0].at(-1), cells[1].at(-1)]).toEqual(['3.50', '-']);
     expect(markdown([one])).toMatch(/In all rows: model b-256, stored f16, .*cfg 4/);
+    expect(markdown([one])).toContain('. Quality: FID of 50000 images against imagenet.npz.\n');
   });
 
   it('what a preset brings along is told by its name', () => {
