@@ -8,6 +8,7 @@ import { openJsonLines } from '../formats/json_lines.ts';
 import { measurePeak } from '../measurement/peak.ts';
 import { type Point, pointId } from '../measurement/point.ts';
 import { assemble } from '../measurement/rows.ts';
+import { checkRungs } from '../measurement/rungs.ts';
 import { type Header, type Line, type Machine, parseLine, VERSION } from '../measurement/schema.ts';
 import { sweep } from '../measurement/sweep.ts';
 import { markdown } from '../measurement/tables.ts';
@@ -113,6 +114,7 @@ export async function benchNfe(flags: NfeFlags, io: Io): Promise<void> {
     const onProgress = (what: string) => progress.update(0, `the adapter's peak: ${what}`);
     let header: Header;
     try {
+      for (const { kernel } of asked) checkRungs(await bench.device(), kernel);
       header = await headerOf(flags, bench, lines, add, { signal: io.signal, onProgress });
       checkFiles(asked, lines);
       await sweep(bench, {

@@ -216,7 +216,9 @@ function axesOf(model: string, flags: PointFlags): Parameters<typeof modelPoints
 
 /** What a model's file says of itself. @throws EmigmError 'file', 'model' */
 async function aboutFile(path: string) {
-  const isDiscrete = (await modelKind(path)) === 'discrete';
+  const kind = await modelKind(path);
+  const isDiscrete = kind === 'discrete';
+  if (!isDiscrete && kind !== 'continuous') throw new EmigmError('model', `${path} is a ${kind}, no model that draws`);
   const { config, info, close } = await (isDiscrete ? openDiscreteModel(path) : openModel(path));
   await close();
   return { isDiscrete, config, info: info as Partial<ModelInfo> };

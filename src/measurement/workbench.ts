@@ -21,6 +21,7 @@ import { planBatch } from '../sampling/plan.ts';
 import { resolveSettings, type SampleSettings } from '../sampling/settings.ts';
 import { askedOf, checkPreset, type Point, pointId, rungName, sizeConfig } from './point.ts';
 import { randomCodebook, randomWeights } from './random_weights.ts';
+import { checkUsed } from './rungs.ts';
 
 export interface WorkbenchOptions {
   adapter?: string;
@@ -163,6 +164,13 @@ export class Workbench {
     const prepared = await record(network, { settings, classes, indices, scale });
     const { sampler } = prepared;
     const seconds = (performance.now() - start) / 1000;
+    try {
+      const dispatches = sampler.allPrograms.flatMap((program) => program.dispatches);
+      checkUsed(point.kernel, dispatches);
+    } catch (error) {
+      sampler.dispose();
+      throw error;
+    }
     const timer = device.hasTimestamps ? new PartTimer(device) : undefined;
     const dispose = (): void => {
       sampler.dispose();

@@ -4,6 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
+import type { Dispatch } from '../../src/gpu/recorder.ts';
 import { measurePeak } from '../../src/measurement/peak.ts';
 import {
   checkPreset,
@@ -15,6 +16,7 @@ import {
   sizeConfig,
 } from '../../src/measurement/point.ts';
 import { assemble, split } from '../../src/measurement/rows.ts';
+import { checkRungs, checkUsed } from '../../src/measurement/rungs.ts';
 import { type Header, type Line, parseLine, parseReport, VERSION } from '../../src/measurement/schema.ts';
 import { sweep } from '../../src/measurement/sweep.ts';
 import { commonText } from '../../src/measurement/tables.ts';
@@ -275,6 +277,30 @@ describe('a sweep', () => {
     expect(lines).toHaveLength(3);
     bench.dispose();
   });
+});
+
+it('implementations that are not used are not measured under their name', async () => {
+  const dispatch = (file: string, flops: number, op = 'matmul') =>
+    ({ op, flops, kernel: { spec: { file } } }) as unknown as Dispatch;
+  const used = [dispatch('matmul/few_rows', 9), dispatch('matmul/tiled', 1)];
+  used.push(dispatch('norm/layernorm', 5, 'layernorm'));
+  for (const matmul of ['tiled_vec4', 'few_rows', 'default']) checkUsed({ matmul, layernorm: 'layernorm' }, used);
+  checkUsed({ matmul: 'cpu' }, [dispatch('matmul/cpu_f16', 1)]);
+  for (const matmul of ['tiled', 'cpu_quad']) {
+    expect(() => checkUsed({ matmul }, used)).toThrow(`most layers here cannot use matmul=${matmul}`);
+  }
+  const device = await Device.open();
+  try {
+    checkRungs(device, { matmul: 'reference', attention: 'default' });
+    if (device.isCpu) expect(() => checkRungs(device, { matmul: 'subgroup_matrix' })).toThrow(/does not run on/);
+  } finally {
+    device.dispose();
+  }
+  // Weights in int8 have no kernel of this name.
+  const asked = toyPoints({ stored: ['int8'], kernel: [{ matmul: 'tiled' }], batch: [1], steps: [2] });
+  await expect(run(asked, 1)).rejects.toThrow(
+    /^toy.safetensors int8 matmul=tiled .*: most layers here cannot use matmul=tiled/,
+  );
 });
 
 it('the peak is a rate that the adapter has reached', async () => {
