@@ -4,7 +4,8 @@
 // every stride and every offset must be multiples of 4 (elements); any other size goes to the reference.
 // backward_q_cpu.wgsl with queries and keys exchanged: a workgroup has ROWS keys; for scores and d_out . v a lane
 // owns 4 queries, for the gradients the vec4 columns lane, lane + LANES, ... Each of the four products has a loop of
-// its own, so that more rows stay near. ROWS (a multiple of LANES) does not change a sum's order. Every key belongs to one workgroup, so nothing is added from two places.
+// its own, so that more rows stay near. ROWS (a multiple of LANES) does not change a sum's order. Every key belongs to
+// one workgroup, so nothing is added from two places.
 // Grid: (ceil(kv_len / ROWS), heads, batch). No workgroup memory, no barriers.
 requires immediate_address_space;
 enable subgroups;

@@ -3,8 +3,9 @@
 //   dy   [m, n]  Elem   row-major
 //   db   [n]     Sum    written, added to when ACCUMULATE
 //
-// Any m, n; where four columns are one vec4, n counts these. A workgroup sums COLUMNS columns; invocation (c, s) takes the rows s, s + SLICES, ... of column c, then
-// the slices are added in their order. Workgroup memory: COLUMNS SLICES sums.
+// Any m, n; where four columns are one vec4, n counts these. A workgroup sums COLUMNS columns; invocation (c, s) takes
+// the rows s, s + SLICES, ... of column c, then the slices are added in their order. Workgroup memory: COLUMNS SLICES
+// sums.
 // GPUs: 16 x 16 as it stands. CPU drivers: COLUMNS = the subgroup size, SLICES = 1.
 // Grid: ceil(n / COLUMNS).
 requires immediate_address_space;

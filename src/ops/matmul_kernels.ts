@@ -75,21 +75,20 @@ export function matmulKernel(
   const weight = (alias: string) => (stored === 'int8' ? {} : half(alias, stored));
   const types4 = { ...half('In4', x), ...weight('Weight4') };
   switch (variant) {
-    case 'cpu':
-    case 'cpu_quad': {
+    case 'cpu': {
       const { lanes } = device;
-      const cpu = () => (stored === 'int8' ? int8Rows(lanes, rows) : cpuRows(lanes, rows, inputs * outputs));
-      const tall = variant === 'cpu' ? cpu() : leastCost([4, 8, 12, 16], 2, rows);
-      const file = `matmul/${variant}${stored === 'f32' ? '' : `_${stored}`}`;
-      const consts = { ...(variant === 'cpu' && { LANES: lanes }), ROWS: tall, ...half('In4', x), ...half('Out4', y) };
-      if (variant === 'cpu_quad') return { kernel: { file, consts }, grid: grid(4 * lanes, tall) };
+      const tall = stored === 'int8' ? int8Rows(lanes, rows) : cpuRows(lanes, rows, inputs * outputs);
       const groups = Math.ceil(rows / tall);
       // As many groups of rows at once as share evenly, so that no processor waits for the others.
       const together = Math.ceil(groups / Math.ceil(groups / 16));
       return {
-        kernel: { file, consts },
+        kernel: packedKernel({ LANES: lanes, ROWS: tall }),
         grid: [together * Math.ceil(outputs / (4 * lanes)), Math.ceil(groups / together)],
       };
+    }
+    case 'cpu_quad': {
+      const tall = leastCost([4, 8, 12, 16], 2, rows);
+      return { kernel: packedKernel({ ROWS: tall }), grid: grid(4 * device.lanes, tall) };
     }
     case 'subgroup_matrix': {
       const tile = matrixTile(device, matrixShape(device)!, rows, outputs);
@@ -114,6 +113,10 @@ export function matmulKernel(
         grid: variant === 'tiled' ? grid(64, 64) : grid(16, 4),
       };
     }
+  }
+  function packedKernel(consts: Record<string, number>): MatmulKernel['kernel'] {
+    const file = `matmul/${variant}${stored === 'f32' ? '' : `_${stored}`}`;
+    return { file, consts: { ...consts, ...half('In4', x), ...half('Out4', y) } };
   }
   function fewRows(): MatmulKernel {
     const tall = leastCost([1, 2, 4, 8], 2, rows);
