@@ -3,9 +3,8 @@ import { existsSync, mkdirSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
-import { type LoadedDiscreteModel, loadDiscreteModel } from '../models/discrete/file.ts';
-import { modelKind } from '../models/kind.ts';
 import { type LoadedModel, type LoadModelOptions, loadModel } from '../models/load.ts';
+import { type DrawingModel, loadAny } from '../models/load_any.ts';
 import { type DeviceFlags, deviceOptions } from './device_flags.ts';
 import type { Io } from './io.ts';
 import { type ModelFlags, openOptions } from './model_flags.ts';
@@ -32,9 +31,6 @@ export function openForDrawing(
 ): Promise<LoadedModel> {
   return openBy(loadModel, flags, io, onAllocated);
 }
-
-/** A model that draws: of continuous tokens or of codes. */
-export type DrawingModel = LoadedModel | LoadedDiscreteModel;
 
 /** As `openForDrawing`, of either kind; `onAllocated` is called for continuous tokens alone. */
 export function openAnyForDrawing(
@@ -63,13 +59,6 @@ async function openBy<T>(
   } finally {
     progress.stop();
   }
-}
-
-/** As `loadModel`, of either kind; `onAllocated` is called for continuous tokens alone. */
-export async function loadAny(path: string, options: LoadModelOptions): Promise<DrawingModel> {
-  if ((await modelKind(path)) !== 'discrete') return loadModel(path, options);
-  const { device, stored, onProgress } = options;
-  return loadDiscreteModel(path, { device, stored, onProgress });
 }
 
 /** @throws EmigmError 'input' when it is a file, 'file' when it cannot be made */

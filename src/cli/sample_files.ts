@@ -2,13 +2,14 @@
 import type { GeneratedImage } from '../index.ts';
 import { tuningText } from '../gpu/tuning.ts';
 import { isDiscrete } from '../models/discrete/config.ts';
+import type { DrawingModel } from '../models/load_any.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
 import { axesOfRun, modelAxes } from '../sampling/axes.ts';
 import { decodePictures } from '../sampling/decode.ts';
 import type { SampleStats } from '../sampling/sample.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
 import type { Io } from './io.ts';
-import type { DrawingModel, OpenFlags } from './open.ts';
+import type { OpenFlags } from './open.ts';
 import type { FirstImage } from './sample_start.ts';
 import type { SettingsFlags } from './settings_flags.ts';
 import type { ShardFlags } from './shard_flags.ts';

@@ -4,12 +4,11 @@ import { Device, type DeviceOptions } from '../gpu/device.ts';
 import { PartTimer } from '../gpu/timer.ts';
 import { type ModelConfig, presets } from '../models/config.ts';
 import { type DiscreteConfig, isDiscrete } from '../models/discrete/config.ts';
-import { loadDiscreteModel } from '../models/discrete/file.ts';
 import { DiscreteNetwork } from '../models/discrete/network.ts';
 import { Emigm } from '../models/emigm.ts';
 import type { ModelInfo } from '../models/info.ts';
 import { modelKind } from '../models/kind.ts';
-import { loadModel } from '../models/load.ts';
+import { loadAny } from '../models/load_any.ts';
 import { checkTokenizer, loadTokenizer, type Tokenizer } from '../models/tokenizer.ts';
 import { recommendedSettings } from '../sampling/axes.ts';
 import type { BatchSampler } from '../sampling/batch.ts';
@@ -118,7 +117,7 @@ export class Workbench {
     const options = { stored, onProgress };
     const loaded = config
       ? { config, info: {}, network: await randomNetwork(device, config, options) }
-      : await loadFile(name, { device, ...options });
+      : await loadAny(name, { device, ...options });
     let tokenizer: Tokenizer | undefined;
     try {
       if (vae !== undefined) {
@@ -225,9 +224,6 @@ const randomNetwork = (
   isDiscrete(config)
     ? DiscreteNetwork.load(device, config, randomCodebook(config), randomWeights(config), options)
     : Emigm.load(device, config, randomWeights(config), options);
-
-const loadFile = async (path: string, options: LoadOptions & { device: Device }) =>
-  (await modelKind(path)) === 'discrete' ? loadDiscreteModel(path, options) : loadModel(path, options);
 
 interface Drawing {
   settings: SampleSettings;
