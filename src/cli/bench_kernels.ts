@@ -288,7 +288,7 @@ async function emptyReport(device: Device, io: Io): Promise<KernelReport> {
 async function finish(report: KernelReport, then: KernelReport | undefined, flags: KernelFlags, io: Io): Promise<void> {
   const { quiet, threshold } = flags;
   if (flags.json) {
-    makeFolder(dirname(flags.json));
+    makeFolder(dirname(flags.json), '--json');
     await writeText(flags.json, reportJson(report));
   }
   const { head, rows } = kernelTable(report.rows);

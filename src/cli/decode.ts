@@ -1,5 +1,4 @@
 /** `emigm decode`: pictures of files of latents. */
-import { mkdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
@@ -8,6 +7,7 @@ import { type LatentFile, openLatentFile } from '../formats/latent_file.ts';
 import type { Tokenizer } from '../models/tokenizer.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
 import type { Io } from './io.ts';
+import { makeFolder } from './open.ts';
 import { finiteNumber, grouped, positiveInteger } from './options.ts';
 import { createProgress } from './progress.ts';
 import { addVaeFlags, openVae, type VaeFlags } from './vae_flags.ts';
@@ -48,11 +48,7 @@ export function registerDecode(program: Command, io: Io): void {
 
 async function decodeCommand(paths: string[], flags: DecodeFlags, io: Io): Promise<void> {
   const { out, quiet } = flags;
-  try {
-    mkdirSync(out, { recursive: true });
-  } catch (cause) {
-    throw new EmigmError('file', `--out ${out} cannot be made: ${(cause as Error).message}`, { cause });
-  }
+  makeFolder(out);
   const tokenizer = await openVae(flags, deviceOptions(flags), io);
   const progress = createProgress(io, { label: 'decoding', total: paths.length, quiet });
   const taken = new Set<string>();

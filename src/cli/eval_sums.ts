@@ -46,7 +46,7 @@ export function checkState(flags: StateFlags, shard: Shard | undefined): void {
 /** Where the shard's sums are kept, its folder made; undefined without `--state`. */
 export function stateFile({ state }: StateFlags, shard: Shard = WHOLE): string | undefined {
   if (state === undefined) return undefined;
-  makeFolder(state);
+  makeFolder(state, '--state');
   return join(state, shardName(shard, 'npz'));
 }
 

@@ -1,8 +1,9 @@
 /** Opening a model with progress, and making the folder of results. */
-import { existsSync, mkdirSync, statSync } from 'node:fs';
+import { existsSync, statSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import { packageFolder } from '../gpu/node.ts';
+import { makeFolders } from '../formats/folders.ts';
 import { type LoadedModel, type LoadModelOptions, loadModel } from '../models/load.ts';
 import { type DrawingModel, loadAny } from '../models/load_any.ts';
 import { type DeviceFlags, deviceOptions } from './device_flags.ts';
@@ -61,14 +62,17 @@ async function openBy<T>(
   }
 }
 
-/** @throws EmigmError 'input' when it is a file, 'file' when it cannot be made */
-export function makeFolder(path: string): void {
+/**
+ * Makes the folder of results that `flag` names.
+ * @throws EmigmError 'input' when it is a file, 'file' when it cannot be made
+ */
+export function makeFolder(path: string, flag = '--out'): void {
   if (existsSync(path) && !statSync(path).isDirectory())
-    throw new EmigmError('input', `--out ${path} is a file; name a folder`);
+    throw new EmigmError('input', `${flag} ${path} is a file; name a folder`);
   try {
-    mkdirSync(path, { recursive: true });
+    makeFolders(path);
   } catch (cause) {
-    throw new EmigmError('file', `--out ${path} cannot be made: ${(cause as Error).message}`, { cause });
+    throw new EmigmError('file', `${flag} ${(cause as Error).message}`, { cause });
   }
 }
 

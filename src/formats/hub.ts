@@ -5,7 +5,7 @@
  */
 import { createHash, type Hash } from 'node:crypto';
 import { createReadStream } from 'node:fs';
-import { copyFile, mkdir, open, readdir, readFile, rename, stat, symlink, unlink } from 'node:fs/promises';
+import { copyFile, open, readdir, readFile, rename, stat, symlink, unlink } from 'node:fs/promises';
 import { dirname, join, relative, resolve, sep } from 'node:path';
 import {
   downloadFile,
@@ -17,6 +17,7 @@ import {
 } from '@huggingface/hub';
 import { EmigmError } from '../errors.ts';
 import { reason, writeAtomically } from './files.ts';
+import { makeFolders } from './folders.ts';
 
 const MAIN = 'main';
 /** Suffixes of files that hold weights. */
@@ -134,8 +135,8 @@ export async function download(listing: RepoListing, file: RepoFile, options: Do
   }
   const blob = join(folder, 'blobs', file.sha256 ?? file.oid);
   try {
-    await mkdir(dirname(blob), { recursive: true });
-    await mkdir(dirname(pointer), { recursive: true });
+    makeFolders(dirname(blob));
+    makeFolders(dirname(pointer));
     if (!(await sizeOf(blob).then((size) => size === file.bytes))) {
       const incomplete = `${blob}.incomplete`;
       const resumed = (await sizeOf(incomplete)) ?? 0;
@@ -149,7 +150,7 @@ export async function download(listing: RepoListing, file: RepoFile, options: Do
     await link(blob, pointer);
     if (revision !== commit) {
       const ref = join(folder, 'refs', revision);
-      await mkdir(dirname(ref), { recursive: true });
+      makeFolders(dirname(ref));
       await writeAtomically(ref, (put) => put(Buffer.from(commit)));
     }
     return pointer;

@@ -3,11 +3,12 @@
  * as the official `main_cache.py` writes them. Files appear whole or not at all, so that work that was killed goes on.
  */
 import { createHash } from 'node:crypto';
-import { access, mkdir, readdir, readFile, unlink } from 'node:fs/promises';
+import { access, readdir, readFile, unlink } from 'node:fs/promises';
 import { dirname, join, relative } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import type { ClassFolders } from './class_folders.ts';
 import { openRangeFile, reason, writeAtomically } from './files.ts';
+import { makeFolders } from './folders.ts';
 import { writeNpz } from './npz.ts';
 
 /** What all files of a cache have in common. */
@@ -66,10 +67,11 @@ export class LatentCache {
   ): Promise<LatentCache> {
     const cache = new LatentCache(folder, pictures, part ?? { first: 0, end: pictures.files.length });
     try {
-      for (const name of pictures.classes) await mkdir(join(folder, name), { recursive: true });
+      for (const name of pictures.classes) makeFolders(join(folder, name));
       await removeTemporary(folder, part && new Set(cache.numbers().map((index) => cache.path(index))));
     } catch (cause) {
-      throw new EmigmError('file', `${folder}: cannot be made or listed: ${reason(cause)}`, { cause });
+      if (cause instanceof EmigmError) throw cause;
+      throw new EmigmError('file', `${folder}: cannot be listed: ${reason(cause)}`, { cause });
     }
     const path = join(folder, RECORD);
     const text = `${JSON.stringify(record, null, 2)}\n`;
@@ -112,7 +114,7 @@ export class LatentCache {
     flip: Float32Array<ArrayBuffer>,
   ): Promise<void> {
     const path = this.path(index);
-    await mkdir(dirname(path), { recursive: true });
+    makeFolders(dirname(path));
     const tensor = (values: Float32Array<ArrayBuffer>) => ({ dtype: 'F32' as const, shape, data: values });
     await writeNpz(path, { moments: tensor(data), moments_flip: tensor(flip) });
   }

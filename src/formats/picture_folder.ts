@@ -1,9 +1,10 @@
 /** Writes pictures into class folders, all or none. */
 import { randomBytes } from 'node:crypto';
-import { mkdir, readdir, rename, rm } from 'node:fs/promises';
+import { readdir, rename, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import { reason } from './files.ts';
+import { makeFolders } from './folders.ts';
 import { writePng } from './images.ts';
 import type { RgbImage } from './rgb.ts';
 
@@ -31,7 +32,8 @@ export async function writePictureFolder(folder: string, split: string, options:
   const target = join(folder, split);
   const temporary = join(folder, `.${split}-${process.pid}-${randomBytes(4).toString('hex')}.tmp`);
   try {
-    for (const name of classes) await mkdir(join(temporary, name), { recursive: true });
+    makeFolders(folder);
+    for (const name of classes) makeFolders(join(temporary, name));
     for (let first = 0; first < count; first += AT_ONCE) {
       if (signal?.aborted) throw new EmigmError('aborted', 'stopped');
       const numbers = Array.from({ length: Math.min(AT_ONCE, count - first) }, (_, i) => first + i);
@@ -43,7 +45,7 @@ export async function writePictureFolder(folder: string, split: string, options:
       );
       onProgress?.(first + numbers.length);
     }
-    await mkdir(target, { recursive: true });
+    makeFolders(target);
     for (const name of classes) {
       await rm(join(target, name), { recursive: true, force: true });
       await rename(join(temporary, name), join(target, name));

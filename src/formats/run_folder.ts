@@ -1,8 +1,9 @@
 /** The files of a training run: numbered checkpoints and the newest export. */
-import { mkdir, readdir, unlink } from 'node:fs/promises';
+import { readdir, unlink } from 'node:fs/promises';
 import { join } from 'node:path';
 import { EmigmError } from '../errors.ts';
 import { reason } from './files.ts';
+import { makeFolders } from './folders.ts';
 
 const CHECKPOINT = /^checkpoint-(\d+)\.safetensors$/;
 const TEMPORARY = /\.\d+-[0-9a-f]{8}\.tmp$/;
@@ -13,11 +14,7 @@ export const checkpointPath = (run: string, step: number): string =>
 
 /** Makes the folder (and those above). @throws EmigmError 'file' */
 export async function makeRunFolder(run: string): Promise<void> {
-  try {
-    await mkdir(run, { recursive: true });
-  } catch (error) {
-    throw new EmigmError('file', `${run}: the folder cannot be made: ${reason(error)}`, { cause: error });
-  }
+  makeFolders(run);
 }
 
 /** Steps of the run's checkpoints, ascending; none when there is no such folder. */
