@@ -151,7 +151,11 @@ async function examine(choice: string): Promise<AdapterReport> {
       driver: device.driver,
       isCpu: device.isCpu,
       f16: device.hasF16,
-      subgroups: device.hasSubgroups ? (low === high ? `${low}` : `${low} to ${high}`) : undefined,
+      subgroups: device.hasSubgroups
+        ? low === high
+          ? `${low}`
+          : `${low} to ${high}${device.pinsLanes ? `, ${device.lanes} asked for` : ''}`
+        : undefined,
       timestamps: device.hasTimestamps,
       subgroupMatrix: configs.map((c) => `${c.componentType} -> ${c.resultComponentType} ${c.M}x${c.N}x${c.K}`),
       limits: Object.fromEntries(LIMITS.filter((name) => name in limits).map((name) => [name, limits[name]])),

@@ -14,6 +14,7 @@ import {
   storedTuning,
   writeTuning,
 } from './node.ts';
+import { type SubgroupMatrix, subgroupMatrices, subgroupSize } from './subgroups.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
 import { type StoredTuning, type Tuning, withTuning } from './tuning.ts';
 import { waitWithPauses } from './wait.ts';
@@ -35,6 +36,7 @@ export type Abilities = Pick<
   Device,
   | 'isCpu'
   | 'lanes'
+  | 'pinsLanes'
   | 'hasF16'
   | 'hasSubgroups'
   | 'subgroupMatrix'
@@ -45,17 +47,14 @@ export type Abilities = Pick<
   | 'variants'
 >;
 
-/** One shape of subgroup matrices (tensor cores): [m, k] . [k, n] of operands, summed in the result's type. */
-export interface SubgroupMatrix {
-  m: number;
-  n: number;
-  k: number;
-  operand: string;
-  result: string;
-}
-
 /** Features that are used where the adapter has them. */
-const WANTED = ['shader-f16', 'subgroups', 'timestamp-query', 'chromium-experimental-subgroup-matrix'] as const;
+const WANTED = [
+  'shader-f16',
+  'subgroups',
+  'subgroup-size-control',
+  'timestamp-query',
+  'chromium-experimental-subgroup-matrix',
+] as const;
 
 /** Bytes of a kernel's `params` at most. */
 const IMMEDIATES = 64;
@@ -70,8 +69,10 @@ export class Device {
   readonly driver: string;
   /** A driver that runs kernels on the CPU wants other kernels than a GPU does. */
   readonly isCpu: boolean;
-  /** Subgroup size where it is one fixed number, else 0. */
+  /** Subgroup size where it is one fixed number, or kernels can ask for one, else 0. */
   readonly lanes: number;
+  /** Kernels that work by subgroups ask for subgroups of `lanes`. */
+  readonly pinsLanes: boolean;
   readonly hasF16: boolean;
   readonly hasSubgroups: boolean;
   readonly hasTimestamps: boolean;
@@ -118,15 +119,17 @@ export class Device {
     const { maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX } = handle.limits;
     this.workgroupSize =
       planned?.workgroupSize ?? Math.min(maxComputeInvocationsPerWorkgroup, maxComputeWorkgroupSizeX);
-    const lanes = info.subgroupMinSize === info.subgroupMaxSize ? (info.subgroupMinSize ?? 0) : 0;
+    const hasControl = handle.features.has('subgroup-size-control' as GPUFeatureName);
+    const { lanes, pinned } = subgroupSize(info.subgroupMinSize, info.subgroupMaxSize, hasControl);
     this.lanes = planned?.lanes ?? lanes;
+    this.pinsLanes = planned ? (planned.pinsLanes ?? false) : pinned;
     this.largestBuffer = planned?.largestBuffer ?? Math.min(maxBufferSize, maxStorageBufferBindingSize);
     this.memory = planned?.memory ?? options.memory ?? Number.POSITIVE_INFINITY;
     this.isPlan = planned !== undefined;
     this.nanGuard = options.nanGuard ?? false;
     this.tuning = planned || options.tuned === false || options.adapter === 'null' ? undefined : readTuning(opened);
     this.variants = planned?.variants ?? withTuning(options.variants ?? {}, this.tuning);
-    this.kernels = new KernelCache(handle, readKernelSource);
+    this.kernels = new KernelCache(handle, readKernelSource, this.pinsLanes ? this.lanes : 0);
     handle.addEventListener('uncapturederror', this.onError);
     void handle.lost.then(({ reason, message }) => {
       if (!this.disposed) this.failure ??= new EmigmError('adapter', `the device was lost (${reason}): ${message}`);
@@ -363,16 +366,6 @@ export class Device {
     this.handle.destroy();
     this.allocated = 0;
   }
-}
-
-type MatrixConfig = { M: number; N: number; K: number; componentType: string; resultComponentType: string };
-
-function subgroupMatrices({ features }: GPUDevice, info: GPUAdapterInfo): SubgroupMatrix[] {
-  if (!features.has('chromium-experimental-subgroup-matrix' as GPUFeatureName)) return [];
-  const configs = (info as { subgroupMatrixConfigs?: Iterable<MatrixConfig> }).subgroupMatrixConfigs ?? [];
-  return [...configs].map(({ M, N, K, componentType, resultComponentType }) => {
-    return { m: M, n: N, k: K, operand: componentType, result: resultComponentType };
-  });
 }
 
 /** What a buffer for `bytes` bytes of storage takes. */

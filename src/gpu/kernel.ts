@@ -49,6 +49,17 @@ export function specialise(source: string, consts: KernelSpec['consts'], file: s
   return needsF16 && !/^\s*enable\s+f16/m.test(text) ? `enable f16; ${text}` : text;
 }
 
+/**
+ * Asks for subgroups of `lanes` where the adapter has several sizes and a kernel works by subgroups. Line numbers do not
+ * change.
+ */
+export function pinSubgroups(code: string, lanes: number): string {
+  if (!/\benable subgroups;/.test(code)) return code;
+  return code
+    .replace(/\benable subgroups;/, '$& enable subgroup_size_control;')
+    .replace(/^@compute\b/m, `@subgroup_size(${lanes}) $&`);
+}
+
 /** How messages name a kernel file. */
 function kernelPath(file: string): string {
   return file.endsWith('.wgsl') ? file : `kernels/${file}.wgsl`;
@@ -99,7 +110,7 @@ export class Kernel {
   pipeline: GPUComputePipeline | undefined;
   readonly ready: Promise<void>;
 
-  constructor(device: GPUDevice, spec: KernelSpec, source: string) {
+  constructor(device: GPUDevice, spec: KernelSpec, source: string, pinnedLanes = 0) {
     this.spec = spec;
     const code = specialise(source, spec.consts, spec.file);
     let reflection: WgslReflect;
@@ -142,7 +153,7 @@ export class Kernel {
         buffer: { type: writable ? 'storage' : 'read-only-storage' },
       })),
     });
-    this.ready = this.compile(device, code);
+    this.ready = this.compile(device, pinnedLanes > 0 ? pinSubgroups(code, pinnedLanes) : code);
     this.ready.catch(() => {}); // reported where it is awaited
   }
 
@@ -240,10 +251,13 @@ export class KernelCache {
   private readonly sources = new Map<string, string>();
   private readonly device: GPUDevice;
   private readonly read: (file: string) => string;
+  private readonly pinnedLanes: number;
 
-  constructor(device: GPUDevice, read: (file: string) => string) {
+  /** With `pinnedLanes` kernels that work by subgroups ask for this size: see `pinSubgroups`. */
+  constructor(device: GPUDevice, read: (file: string) => string, pinnedLanes = 0) {
     this.device = device;
     this.read = read;
+    this.pinnedLanes = pinnedLanes;
   }
 
   get(spec: KernelSpec): Kernel {
@@ -252,7 +266,7 @@ export class KernelCache {
     if (!kernel) {
       let source = this.sources.get(spec.file);
       if (source === undefined) this.sources.set(spec.file, (source = this.read(spec.file)));
-      this.kernels.set(key, (kernel = new Kernel(this.device, spec, source)));
+      this.kernels.set(key, (kernel = new Kernel(this.device, spec, source, this.pinnedLanes)));
     }
     return kernel;
   }

@@ -1,5 +1,6 @@
 /** Which kernel multiplies: the ladder for linear layers, and what each rung wants to know when it is compiled. */
-import type { Device, SubgroupMatrix } from '../gpu/device.ts';
+import type { Device } from '../gpu/device.ts';
+import type { SubgroupMatrix } from '../gpu/subgroups.ts';
 import type { DType } from '../gpu/tensor.ts';
 import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
 import { cpuRows, int8Rows, leastCost } from './tile_rows.ts';

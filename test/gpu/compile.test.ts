@@ -36,6 +36,13 @@ const ADAPTERS: Record<string, [Partial<Abilities>, ...ops: string[]]> = {
   'a GPU with subgroup matrices and subgroups of 64': [{ ...matrix(64, 65536, 16, 16, 16), workgroupSize: 1024 }],
   'a GPU with subgroups of 64 and small workgroups': [matrix(64, 32768, 16, 16, 16), 'matmul', 'attention'],
   'a GPU with subgroups of several sizes': [{ ...GPU, lanes: 0 }],
+  'a GPU whose kernels ask for subgroups of 32': [
+    { ...matrix(32, 65536, 16, 16, 16), pinsLanes: true },
+    'matmul',
+    'attention',
+    'layernorm',
+    'cross_entropy',
+  ],
   'a GPU with subgroups and without f16': [{ ...GPU, lanes: 32, hasF16: false }, 'matmul', 'attention', 'conv'],
   'a GPU with nothing but the core': [{ ...GPU, lanes: 0, hasSubgroups: false, hasF16: false }],
   'a CPU driver of 8 lanes': [{ ...GPU, isCpu: true, lanes: 8 }],

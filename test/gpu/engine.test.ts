@@ -4,7 +4,8 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
-import { specialise } from '../../src/gpu/kernel.ts';
+import { KernelCache, specialise } from '../../src/gpu/kernel.ts';
+import { readKernelSource } from '../../src/gpu/node.ts';
 import { Session } from '../../src/gpu/session.ts';
 import { PartTimer } from '../../src/gpu/timer.ts';
 import { activation } from '../../src/ops/elementwise.ts';
@@ -48,6 +49,20 @@ describe('kernels', () => {
       /^enable f16; \/\/ header\nconst LANES: u32 = 8;.*\nalias Elem = f16;/,
     );
     expect(() => specialise(source, { ROWS: 4 }, 'x')).toThrow(/x.*no const or alias named ROWS/);
+  });
+
+  it('ask for the subgroup size that the device relies on', async (test) => {
+    test.skip(!device.handle.features.has('subgroup-size-control' as GPUFeatureName), 'the adapter has no choice');
+    const compile = (lanes: number, file: string) => {
+      const kernels = new KernelCache(device.handle, readKernelSource, lanes);
+      return kernels.get({ file, consts: file === 'norm/layernorm_subgroup' ? { LANES: 4 * device.lanes } : {} }).ready;
+    };
+    await compile(device.lanes, 'norm/layernorm_subgroup');
+    await compile(3, 'norm/layernorm'); // works without subgroups
+    await expect(compile(3, 'norm/layernorm_subgroup')).rejects.toMatchObject({
+      code: 'kernel',
+      message: expect.stringContaining('subgroup_size'),
+    });
   });
 
   it('check operands by name, type and size, parameters by name', () => {

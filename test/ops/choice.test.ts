@@ -1,6 +1,7 @@
 /** Which kernels serve which adapter: what is left out where an ability is missing. */
 import { describe, expect, it } from 'vitest';
-import { type Abilities, Device, type SubgroupMatrix } from '../../src/gpu/device.ts';
+import { type Abilities, Device } from '../../src/gpu/device.ts';
+import { type SubgroupMatrix, subgroupSize } from '../../src/gpu/subgroups.ts';
 import { defaultStored } from '../../src/nn/weights.ts';
 import { attentionOp } from '../../src/ops/attention.ts';
 import { layernormOp } from '../../src/ops/layernorm.ts';
@@ -77,6 +78,17 @@ describe('the kernels of a layer', () => {
   it.each(rows)('%s', async (_, abilities, expected) => {
     expect(await chosen(abilities)).toEqual(expected);
   });
+});
+
+it.each([
+  ['one size', 32, 32, true, { lanes: 32, pinned: false }],
+  ['32 or 64', 32, 64, true, { lanes: 32, pinned: true }],
+  ['64 or 128', 64, 128, true, { lanes: 64, pinned: true }],
+  ['32 or 64 without a choice', 32, 64, false, { lanes: 0, pinned: false }],
+  ['8 to 32', 8, 32, true, { lanes: 0, pinned: false }],
+  ['not told', undefined, undefined, false, { lanes: 0, pinned: false }],
+])('the subgroup size relied on: %s', (_, low, high, hasControl, expected) => {
+  expect(subgroupSize(low, high, hasControl)).toEqual(expected);
 });
 
 describe('subgroup matrices', () => {
