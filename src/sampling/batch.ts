@@ -381,7 +381,7 @@ function sharedFirstStep(images: readonly SequenceRows[], unconditional: number 
   for (const [group, members] of conditional.entries()) {
     for (const [member, image] of members.entries()) where.set(image, place(group, member));
   }
-  const zRows = images.flatMap((_, image) => where.get(image)!);
-  if (unconditional !== undefined) zRows.push(...images.flatMap((_, image) => place(conditional.length, image)));
-  return { rows, zRows };
+  const own = images.flatMap((_, image) => where.get(image)!);
+  if (unconditional === undefined) return { rows, zRows: own };
+  return { rows, zRows: [...own, ...images.flatMap((_, image) => place(conditional.length, image))] };
 }

@@ -5,8 +5,9 @@ import { type ModelConfig, parameterShapes } from '../models/config.ts';
 import { Emigm } from '../models/emigm.ts';
 import type { WeightSource } from '../nn/weights.ts';
 import type { Stored } from '../ops/matmul_kernels.ts';
-import { type BatchInput, BatchSampler } from './batch.ts';
+import { type BatchInput, BatchSampler, type KeptTokens } from './batch.ts';
 import { HeadSampler } from './head_sampler.ts';
+import { listEntries, listsTooLong, mostImages } from './lists.ts';
 import { planBatch } from './plan.ts';
 import { resolveSettings, type SampleSettings } from './settings.ts';
 
@@ -118,6 +119,7 @@ export function precompile(
   classes: readonly (number | undefined)[],
   indices: readonly number[],
 ): void {
+  if (classes.length > mostImages(entriesAnImage(model, settings, classes, indices))) return; // refused by the run
   const input = planBatch(model, settings, classes, indices);
   const { steps } = input;
   const kinds = [...new Set([0, Math.floor(steps.length / 2), steps.length - 1])].map((i) => steps[i]);
@@ -127,6 +129,46 @@ export function precompile(
     // The run itself will say which batch fits.
     if (!(error instanceof EmigmError) || error.code !== 'memory') throw error;
   }
+}
+
+/**
+ * Told before any list is built, which would end the process.
+ * @throws EmigmError 'memory' for a batch whose lists are too long, naming a batch size that fits
+ */
+export async function checkBatchSize(
+  model: Emigm,
+  settings: SampleSettings,
+  classes: readonly (number | undefined)[],
+  indices: readonly number[],
+  kept?: KeptTokens,
+): Promise<void> {
+  const entries = entriesAnImage(model, settings, classes, indices, kept);
+  const most = mostImages(entries);
+  if (classes.length <= most) return;
+  const { device } = model;
+  const plan = await planModel(model.config, model.stored, device);
+  try {
+    let size = 1;
+    for (; 2 * size <= most; size *= 2) {
+      const input = planBatch(model, settings, classes.slice(0, 2 * size), indices.slice(0, 2 * size), kept);
+      const part = batchMemory(plan.model, settings, input);
+      if (part.largest > device.largestBuffer || part.total > device.memory - device.allocated) break;
+    }
+    throw listsTooLong(classes.length, entries, `use --batch ${size}`);
+  } finally {
+    await plan.dispose();
+  }
+}
+
+function entriesAnImage(
+  model: Emigm,
+  settings: SampleSettings,
+  classes: readonly (number | undefined)[],
+  indices: readonly number[],
+  kept?: KeptTokens,
+): number {
+  const one = planBatch(model, settings, classes.slice(0, 1), indices.slice(0, 1), kept);
+  return listEntries(model.config, model.sequenceLength, one);
 }
 
 /** What a refused batch needs, and the largest power of two below it that fits beside the `taken` bytes. */

@@ -4,7 +4,7 @@ import type { Device } from '../gpu/device.ts';
 import { PartTimer } from '../gpu/timer.ts';
 import type { Emigm } from '../models/emigm.ts';
 import type { BatchInput, BatchSampler, KeptTokens } from './batch.ts';
-import { prepareBatch } from './memory.ts';
+import { checkBatchSize, prepareBatch } from './memory.ts';
 import { planBatch } from './plan.ts';
 import { resolveSettings, type SampleSettings } from './settings.ts';
 
@@ -88,6 +88,8 @@ export interface PreparedBatch<Input> {
 
 /** How a kind of model draws a batch. */
 export interface BatchMethod<Input, Batch extends PreparedBatch<Input>> {
+  /** Looks at the largest batch before it is planned. @throws EmigmError 'memory' naming a batch size that fits */
+  check(classes: readonly (number | undefined)[], indices: readonly number[]): Promise<void>;
   plan(classes: readonly (number | undefined)[], indices: readonly number[]): Input;
   prepare(input: Input): Promise<Batch>;
   /** What is revealed after the first `steps` steps: see `SampleProgress`. */
@@ -113,6 +115,7 @@ export async function* drawBatches<Input, Batch extends PreparedBatch<Input>>(
   stats: SampleStats,
 ): AsyncGenerator<SampledImage[], SampleStats> {
   check(model, classes, batch, indices);
+  await method.check(classes.slice(0, batch), indices.slice(0, batch));
   const { device } = model;
   const timer = device.hasTimestamps ? new PartTimer(device) : undefined;
   let sampler: Batch | undefined;
@@ -213,6 +216,7 @@ export async function* sampleBatches(
   const { classes, batch, indices, outputScale, kept, onStep, signal, ...rest } = request;
   const settings = resolveSettings(rest);
   const method: BatchMethod<BatchInput, BatchSampler> = {
+    check: (classes, indices) => checkBatchSize(model, settings, classes, indices, kept),
     plan: (classes, indices) => planBatch(model, settings, classes, indices, kept),
     prepare: (input) => prepareBatch(model, settings, input, outputScale),
     revealed: (_, input, steps) =>

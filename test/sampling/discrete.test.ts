@@ -268,4 +268,14 @@ describe('an image', () => {
     await expect(bad).rejects.toThrow(/steps/);
     await expect(draw(models.single, { ...maskgit, classes: [7] })).rejects.toThrow(/class 7 does not exist/);
   });
+
+  it('is refused in batches whose lists alone would fill the process', async () => {
+    const classes = new Array<number>(1_000_000).fill(0);
+    await expect(draw(models.single, { ...maskgit, classes, batch: classes.length })).rejects.toMatchObject({
+      code: 'memory',
+      message: expect.stringMatching(
+        /^a batch of 1000000 needs \S+ GiB of this process's own memory .*; try --batch \d+$/,
+      ),
+    });
+  });
 });

@@ -2,13 +2,19 @@
 import { afterEach, describe, expect, it } from 'vitest';
 import { Device, type DeviceOptions } from '../../src/gpu/device.ts';
 import { Session } from '../../src/gpu/session.ts';
+import type { Tensor } from '../../src/gpu/tensor.ts';
 import { type ModelConfig, preset } from '../../src/models/config.ts';
 import { Emigm } from '../../src/models/emigm.ts';
 import { KL16_CONFIG, kl16Shapes } from '../../src/models/kl16/config.ts';
 import { Kl16 } from '../../src/models/kl16/kl16.ts';
 import type { Stored } from '../../src/ops/matmul_kernels.ts';
-import { CPU_DRIVER, samplingMemory } from '../../src/sampling/memory.ts';
+import { BatchSampler } from '../../src/sampling/batch.ts';
+import { HeadSampler } from '../../src/sampling/head_sampler.ts';
+import { listEntries } from '../../src/sampling/lists.ts';
+import { CPU_DRIVER, planModel, samplingMemory } from '../../src/sampling/memory.ts';
+import { planBatch } from '../../src/sampling/plan.ts';
 import { sample } from '../../src/sampling/sample.ts';
+import { resolveSettings, type SampleSettings } from '../../src/sampling/settings.ts';
 import { toyConfig, toySource } from '../helpers/toy.ts';
 
 const settings = { steps: 4, headSteps: 4, cfg: 2, cfgInterval: [0, 1] as [number, number], seed: 5 };
@@ -117,6 +123,26 @@ function leftovers(device: Device) {
   return dummies.splice(0);
 }
 
+describe('lists of rows', () => {
+  it.each<[string, ModelConfig, Partial<SampleSettings>]>([
+    ['MAE', toyConfig, {}],
+    ['single encoder', { ...toyConfig, mae: false, maskGuidance: false }, {}],
+    ['without guidance', toyConfig, { cfg: 1 }],
+    ['savings', toyConfig, { reuseEncoder: 3, steps: 8 }],
+  ])('are at most as long as their bound: %s', async (_, config, more) => {
+    const { model, dispose } = await planModel(config, 'f32', {});
+    const asked = resolveSettings({ ...settings, ...more });
+    const input = planBatch(model, asked, new Array(16).fill(0), [...Array(16).keys()]);
+    const sampler = new BatchSampler(model, input, { seed: 5, head: new HeadSampler(asked) });
+    const { index, noiseRows } = (sampler as unknown as { tensors: Record<string, Tensor> }).tensors;
+    const bound = 16 * listEntries(config, model.sequenceLength, input);
+    expect(index.size + noiseRows.size).toBeLessThanOrEqual(bound);
+    expect(index.size + noiseRows.size).toBeGreaterThan(0.5 * bound);
+    sampler.dispose();
+    await dispose();
+  });
+});
+
 describe('more memory than there is', () => {
   const planned = (batch: number, device: Device) =>
     samplingMemory(toyConfig, { batch, settings, stored: 'f32', device });
@@ -150,6 +176,19 @@ describe('more memory than there is', () => {
 
   it('says when the weights alone do not fit', async () => {
     await expect(open({ memory: 10_000 })).rejects.toMatchObject({ code: 'memory' });
+  });
+
+  it('tells that of lists in this process before they are built', async () => {
+    const { device: unlimited } = await open();
+    const [two, four] = [await planned(2, unlimited), await planned(4, unlimited)];
+    const { model } = await open({ memory: (two.total + four.total) / 2 });
+    const classes = classesOf(500_000);
+    await expect(sample(model, { ...settings, classes, batch: classes.length })).rejects.toMatchObject({
+      code: 'memory',
+      message: expect.stringMatching(
+        /^a batch of 500000 needs \S+ GiB of this process's own memory for its lists of rows, .*; use --batch 2$/,
+      ),
+    });
   });
 
   it("respects the adapter's largest buffer", async () => {

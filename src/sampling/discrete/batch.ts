@@ -242,7 +242,7 @@ export class DiscreteSampler implements PreparedBatch<DiscreteInput> {
     const layouts = steps.map((step): StepLayout => {
       const asked = positions.length;
       const places = step.positions?.map((one) => Array.from(one));
-      positions.push(...(places ?? []).flatMap((one, b) => one.map((p) => b * tokens + p)));
+      for (const [b, one] of (places ?? []).entries()) for (const p of one) positions.push(b * tokens + p);
       const rows = (half: number) =>
         (places ?? []).flatMap((one, b) => one.map((p) => (half * batch + b) * length + config.bufferSize + p));
       return { ...step, asked, queryRows: list.add(halves.flatMap(rows)), chunks: this.chunks(list, step) };

@@ -2,6 +2,7 @@
 import { EmigmError } from '../../errors.ts';
 import type { DiscreteNetwork } from '../../models/discrete/network.ts';
 import { MASKED } from '../../ops/tokens.ts';
+import { discreteListEntries, listsTooLong, mostImages } from '../lists.ts';
 import {
   type BatchMethod,
   drawBatches,
@@ -49,6 +50,13 @@ export async function* sampleDiscreteBatches(
   const { classes, batch, indices, outputScale, onStep, signal, ...rest } = request;
   const settings = resolveSettings(rest);
   const method: BatchMethod<DiscreteInput, DiscreteSampler> = {
+    async check(classes, indices) {
+      const one = planDiscrete(model, settings, classes.slice(0, 1), indices.slice(0, 1));
+      const entries = discreteListEntries(model.sequenceLength, one);
+      const most = mostImages(entries);
+      if (classes.length > most)
+        throw listsTooLong(classes.length, entries, `try --batch ${2 ** Math.floor(Math.log2(most))}`);
+    },
     plan: (classes, indices) => planDiscrete(model, settings, classes, indices),
     prepare: (input) => prepareDiscrete(model, settings, input, outputScale),
     async revealed(sampler, { steps, classRows }, done) {
