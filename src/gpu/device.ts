@@ -14,6 +14,7 @@ import {
   storedTuning,
   writeTuning,
 } from './node.ts';
+import { Staging } from './staging.ts';
 import { type SubgroupMatrix, subgroupMatrices, subgroupSize } from './subgroups.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
 import { type StoredTuning, type Tuning, withTuning } from './tuning.ts';
@@ -59,7 +60,7 @@ const WANTED = [
 /** Bytes of a kernel's `params` at most. */
 const IMMEDIATES = 64;
 
-const usage = { storage: 128, copyDst: 8, copySrc: 4, mapRead: 1, queryResolve: 512 };
+const usage = { storage: 128, copyDst: 8, copySrc: 4 };
 
 export class Device {
   readonly handle: GPUDevice;
@@ -100,12 +101,14 @@ export class Device {
   secondsToOpen = 0;
   private readonly opened: OpenedAdapter;
   private readonly dummies: Tensor[] = [];
+  private readonly staging: Staging;
   private failure: EmigmError | undefined;
   private disposed = false;
 
   private constructor(opened: OpenedAdapter, handle: GPUDevice, options: DeviceOptions, planned?: Partial<Abilities>) {
     this.opened = opened;
     this.handle = handle;
+    this.staging = new Staging(handle);
     const { info } = opened.adapter;
     this.name = adapterName(info);
     this.driver = opened.driver;
@@ -311,14 +314,17 @@ export class Device {
       );
     }
     const bytes = Math.max(4, Math.ceil((count * BYTES[tensor.dtype]) / 4) * 4);
-    const staging = this.handle.createBuffer({ size: bytes, usage: usage.mapRead | usage.copyDst });
+    const staging = this.staging.take(bytes);
+    let sound = false;
     try {
       const encoder = this.handle.createCommandEncoder();
       encoder.copyBufferToBuffer(this.bufferOf(tensor), start, staging, 0, bytes);
       this.handle.queue.submit([encoder.finish()]);
-      await this.wait(staging.mapAsync(1));
-      const words = staging.getMappedRange().slice(0);
+      await this.wait(staging.mapAsync(1, 0, bytes));
+      const words = staging.getMappedRange(0, bytes).slice(0);
+      staging.unmap();
       this.check();
+      sound = true;
       return words;
     } catch (cause) {
       this.check();
@@ -326,7 +332,7 @@ export class Device {
         ? cause
         : new EmigmError('adapter', `reading ${tensor.label} failed`, { cause });
     } finally {
-      staging.destroy();
+      this.staging.giveBack(staging, sound);
     }
   }
 

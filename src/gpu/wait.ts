@@ -4,9 +4,7 @@
  * but a CPU driver computes on these cores, and on two of them it loses one.
  */
 
-/** Milliseconds of asking without a pause: short waits end as early as before. */
-const EAGER = 0.3;
-/** Then pauses of this share of the time waited so far, so that no wait is longer by more. */
+/** Pauses are of this share of the time waited so far, so that no wait is longer by more than what a pause takes at least. */
 const SHARE = 0.1;
 /** The longest pause, milliseconds: all else in the event loop waits as long. */
 const LONGEST = 1;
@@ -20,8 +18,7 @@ let pausing = false;
 function pause(): void {
   pausing = waits > 0;
   if (!pausing) return;
-  const waited = performance.now() - began;
-  if (waited > EAGER) Atomics.wait(cell, 0, 0, Math.min(LONGEST, waited * SHARE));
+  Atomics.wait(cell, 0, 0, Math.min(LONGEST, (performance.now() - began) * SHARE));
   setImmediate(pause);
 }
 
