@@ -1,5 +1,4 @@
 /** This engine, as its models use it: recorded once, replayed. */
-import { join } from 'node:path';
 import { versions } from '../../src/cli/versions.ts';
 import { EmigmError } from '../../src/errors.ts';
 import { Device } from '../../src/gpu/device.ts';
@@ -11,6 +10,7 @@ import { Emigm } from '../../src/models/emigm.ts';
 import { block, loadBlock } from '../../src/nn/block.ts';
 import { conditionEmbedding, headNoise, loadHead } from '../../src/nn/head.ts';
 import { WeightLoader } from '../../src/nn/weights.ts';
+import { activation } from '../../src/ops/activation.ts';
 import { attention } from '../../src/ops/attention.ts';
 import { layernorm } from '../../src/ops/layernorm.ts';
 import { createLinear, destroyLinear, linear } from '../../src/ops/matmul.ts';
@@ -160,16 +160,10 @@ const LOAD: Record<
   },
 
   async tiny(_, { sizes: { count, columns } }) {
-    const file = join(import.meta.dirname, 'tanh.wgsl');
     return {
       record: (r, { x }) => {
         let y = x;
-        for (let i = 0; i < count; i++) {
-          const next = r.temp([1, columns]);
-          const grid = [Math.ceil(columns / 256)];
-          r.call({ op: 'tanh', kernel: { file }, operands: { x: y, y: next }, params: { size: columns / 4 }, grid });
-          y = next;
-        }
+        for (let i = 0; i < count; i++) y = activation(r, 'tanh', y, columns);
         return y;
       },
       free: () => {},

@@ -1,4 +1,5 @@
-// activation: y = f(x + row), f the identity (0), GELU by erf (1) or SiLU (2); element by element.
+// activation: y = f4(f3(f2(f1(x + row)))), each f none (0), GELU by erf (1), SiLU (2) or tanh (3), applied a number of
+// times; element by element. Activations in a row stay in registers.
 //
 //   x   [rows, width]  f32
 //   row [width]        f32   added to every row when ADD_ROW (a time embedding)
@@ -10,10 +11,13 @@ requires immediate_address_space;
 
 alias Vec = vec4<f32>;                // f32: a width that is not a multiple of 4
 alias Elem = vec4<f32>;               // f32, or vec4<f16>, f16: storage of y
-override ACTIVATION: u32 = 2;
+override F1: u32 = 2;
+override F2: u32 = 0;
+override F3: u32 = 0;
+override F4: u32 = 0;
 override ADD_ROW: bool = false;
 
-struct Params { size: u32, width: u32, row_offset: u32 }
+struct Params { size: u32, width: u32, row_offset: u32, times1: u32, times2: u32, times3: u32, times4: u32 }
 
 @group(0) @binding(0) var<storage, read> x: array<Vec>;
 @group(0) @binding(1) var<storage, read> row: array<Vec>;
@@ -30,13 +34,25 @@ fn erf(v: Vec) -> Vec {
   return select(sign(v) * (1.0 - exp(p * t - t)), near, t <= Vec(0.927734375));
 }
 
+fn repeated(f: u32, times: u32, value: Vec) -> Vec {
+  var v = value;
+  for (var i = 0u; i < times; i++) {
+    if (f == 1) { v = 0.5 * v * (1.0 + erf(v * 0.70710678)); }
+    if (f == 2) { v = v / (1.0 + exp(-v)); }
+    if (f == 3) { v = tanh(v); }
+  }
+  return v;
+}
+
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
   let i = id.y * 32768 * 64 + id.x;
   if (i >= params.size) { return; }
   var v = x[i];
   if (ADD_ROW) { v += row[params.row_offset + i % params.width]; }
-  if (ACTIVATION == 1) { v = 0.5 * v * (1.0 + erf(v * 0.70710678)); }
-  if (ACTIVATION == 2) { v = v / (1.0 + exp(-v)); }
+  v = repeated(F1, params.times1, v);
+  if (F2 != 0) { v = repeated(F2, params.times2, v); }
+  if (F3 != 0) { v = repeated(F3, params.times3, v); }
+  if (F4 != 0) { v = repeated(F4, params.times4, v); }
   y[i] = Elem(v);
 }

@@ -1,6 +1,7 @@
-// activation backward: d_x = d_y f'(x + row), f GELU by erf (1) or SiLU (2), from the input of the activation.
+// activation backward: d_x = d_y f'(x + row), f GELU by erf (1), SiLU (2) or tanh (3), from the input of the activation.
 //
-//   gelu'(v) = cdf(v) + v pdf(v) of the standard normal;  silu'(v) = s (1 + v (1 - s)), s = 1 / (1 + exp(-v))
+//   gelu'(v) = cdf(v) + v pdf(v) of the standard normal;  silu'(v) = s (1 + v (1 - s)), s = 1 / (1 + exp(-v));
+//   tanh'(v) = 1 - tanh(v)^2
 //
 //   x    [rows, width]  f32   what the activation was applied to
 //   row  [width]        f32   added to every row when ADD_ROW
@@ -11,7 +12,7 @@
 requires immediate_address_space;
 
 alias Vec = vec4<f32>;                // f32: a width that is not a multiple of 4
-override ACTIVATION: u32 = 2;
+override F: u32 = 2;
 override ADD_ROW: bool = false;
 
 struct Params { size: u32, width: u32, row_offset: u32 }
@@ -40,10 +41,14 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   var v = x[i];
   if (ADD_ROW) { v += row[params.row_offset + i % params.width]; }
   var slope = Vec(1);
-  if (ACTIVATION == 1) { slope = 0.5 + 0.5 * erf(v * 0.70710678) + v * exp(-0.5 * v * v) * 0.39894228; }
-  if (ACTIVATION == 2) {
+  if (F == 1) { slope = 0.5 + 0.5 * erf(v * 0.70710678) + v * exp(-0.5 * v * v) * 0.39894228; }
+  if (F == 2) {
     let s = 1.0 / (1.0 + exp(-v));
     slope = s * (1.0 + v * (1.0 - s));
+  }
+  if (F == 3) {
+    let t = tanh(v);
+    slope = 1.0 - t * t;
   }
   d_x[i] = d_y[i] * slope;
 }

@@ -3,6 +3,7 @@
  * from the lifetimes of all transient tensors, compiles the kernels concurrently, and replays the lists.
  */
 import { EmigmError } from '../errors.ts';
+import type { Chain } from './chains.ts';
 import type { Device } from './device.ts';
 import type { Kernel, KernelSpec } from './kernel.ts';
 import { BYTES, type DType, Tensor } from './tensor.ts';
@@ -20,6 +21,8 @@ export interface Call {
   flops?: number;
   /** Operands are looked at as bits: their types are not compared. */
   bits?: boolean;
+  /** Changes each element on its own: see `joinChains`. */
+  chain?: Chain;
 }
 
 /** A recorded call, ready but for the buffers of its transient tensors. */
@@ -34,6 +37,7 @@ export interface Dispatch {
   flops: number;
   /** Bytes of all operands, each counted once: the least that has to be moved. */
   bytes: number;
+  chain: Chain | undefined;
   group: GPUBindGroup | undefined;
 }
 
@@ -56,7 +60,7 @@ export class Recorder {
   }
 
   /** Records a call. Calls with nothing to do (an empty grid) are dropped. */
-  call({ op, kernel: spec, operands, params, grid, flops = 0, bits = false }: Call): void {
+  call({ op, kernel: spec, operands, params, grid, flops = 0, bits = false, chain }: Call): void {
     const [x = 1, y = 1, z = 1] = grid;
     if (x === 0 || y === 0 || z === 0) return;
     const most = this.device.limits.maxComputeWorkgroupsPerDimension;
@@ -77,6 +81,7 @@ export class Recorder {
       grid: [x, y, z],
       flops,
       bytes: [...distinct].reduce((sum, tensor) => sum + tensor.size * BYTES[tensor.dtype], 0),
+      chain,
       group: undefined,
     });
   }
@@ -133,6 +138,7 @@ export type ProfileRow = {
   bytes: number;
 };
 
-function sharesBuffer(a: Tensor, b: Tensor): boolean {
+/** Whether two tensors are known to lie in one buffer. */
+export function sharesBuffer(a: Tensor, b: Tensor): boolean {
   return a === b || (a.buffer !== undefined && !a.transient && a.buffer === b.buffer);
 }

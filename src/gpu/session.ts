@@ -4,6 +4,7 @@
  */
 import { EmigmError } from '../errors.ts';
 import { planArena } from './arena.ts';
+import { joinChains } from './chains.ts';
 import type { Device } from './device.ts';
 import type { Kernel } from './kernel.ts';
 import { type Dispatch, type ProfileRow, type Program, Recorder } from './recorder.ts';
@@ -33,6 +34,7 @@ export class Session {
     const recorder = new Recorder(this.device);
     build(recorder);
     if (this.nanGuard) this.guard(recorder);
+    else joinChains(recorder);
     const program = { name, dispatches: recorder.dispatches };
     this.pending.push(program);
     return program;

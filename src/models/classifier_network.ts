@@ -4,7 +4,7 @@ import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { type Block, block, loadBlock } from '../nn/block.ts';
 import { WeightLoader, type WeightSource } from '../nn/weights.ts';
-import { activation } from '../ops/elementwise.ts';
+import { activation } from '../ops/activation.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
 import { type Linear, linear } from '../ops/matmul.ts';
 import { meanTokens } from '../ops/mean_tokens.ts';

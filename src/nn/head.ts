@@ -6,7 +6,7 @@ import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { sinusoid, sinusoidFrequencies } from '../ops/diffusion.ts';
-import { activation } from '../ops/elementwise.ts';
+import { activation } from '../ops/activation.ts';
 import { layernorm, type Norm } from '../ops/layernorm.ts';
 import { inputType, type Linear, linear } from '../ops/matmul.ts';
 import type { WeightLoader } from './weights.ts';

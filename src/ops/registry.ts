@@ -1,4 +1,5 @@
 /** Every op, for tests and benchmarks to walk. */
+import { activationOp } from './activation.ts';
 import { argmaxOp } from './argmax.ts';
 import { attentionOp } from './attention.ts';
 import { attentionGradient } from './attention_backward.ts';
@@ -9,7 +10,7 @@ import { crossEntropyOp } from './cross_entropy.ts';
 import { depthwiseGluOp } from './depthwise_glu.ts';
 import { ddpmOp, dpmSolverOp, normalOp, sinusoidOp } from './diffusion.ts';
 import { dropoutOp } from './dropout.ts';
-import { activationOp, gateOp } from './elementwise.ts';
+import { gateOp } from './elementwise.ts';
 import { groupNormOp } from './group_norm.ts';
 import { layoutOp, posteriorOp } from './image.ts';
 import { layernormOp } from './layernorm.ts';

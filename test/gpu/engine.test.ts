@@ -6,9 +6,11 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
 import { KernelCache, specialise } from '../../src/gpu/kernel.ts';
 import { readKernelSource } from '../../src/gpu/node.ts';
+import type { Recorder } from '../../src/gpu/recorder.ts';
 import { Session } from '../../src/gpu/session.ts';
+import type { Tensor } from '../../src/gpu/tensor.ts';
 import { PartTimer } from '../../src/gpu/timer.ts';
-import { activation } from '../../src/ops/elementwise.ts';
+import { activation } from '../../src/ops/activation.ts';
 import { gatherRows } from '../../src/ops/tokens.ts';
 import { random } from '../helpers/golden.ts';
 
@@ -127,6 +129,53 @@ it('tensors that live at the same time never share memory, others do', async () 
   expect(await device.read(out)).toEqual(new Float32Array(64).fill(21));
   expect(session.plan().length).toBe(6);
   session.dispose();
+});
+
+describe('activations in a row', () => {
+  const dispatches = (build: (r: Recorder, x: Tensor) => void, options = {}) => {
+    const x = device.tensor([4], 'f32', 'x');
+    const { dispatches } = new Session(device, options).record('chain', (r) => build(r, x));
+    x.destroy();
+    return dispatches.filter(({ op }) => op !== 'guard').length;
+  };
+  const inTurn = (r: Recorder, x: Tensor, ...kinds: ('gelu' | 'silu' | 'tanh')[]) =>
+    kinds.reduce((y, kind) => activation(r, kind, y, 4), x);
+
+  it('become one dispatch', () => {
+    expect(dispatches((r, x) => inTurn(r, x, 'gelu', 'gelu', 'tanh', 'gelu', 'silu', 'silu'))).toBe(1);
+    expect(dispatches((r, x) => inTurn(r, x, 'gelu', 'tanh', 'gelu', 'silu', 'gelu', 'gelu'))).toBe(2);
+  });
+
+  it('stay apart where what is between is read by others too, or lies elsewhere', () => {
+    const twice = (r: Recorder, x: Tensor) => {
+      const y = inTurn(r, x, 'gelu');
+      inTurn(r, y, 'tanh');
+      inTurn(r, y, 'silu');
+    };
+    expect(dispatches(twice)).toBe(3);
+    expect(dispatches((r, x) => activation(r, 'tanh', inTurn(r, x, 'gelu'), 4, { out: x }))).toBe(2);
+    const kept = device.tensor([4], 'f32', 'kept');
+    expect(dispatches((r, x) => inTurn(r, activation(r, 'tanh', x, 4, { out: kept }), 'gelu'))).toBe(2);
+    kept.destroy();
+  });
+
+  it('stay apart in other parts, where a row is added and under the NaN guard', () => {
+    expect(
+      dispatches((r, x) =>
+        r.within('head', () =>
+          inTurn(
+            r,
+            r.within('rest', () => inTurn(r, x, 'gelu')),
+            'tanh',
+          ),
+        ),
+      ),
+    ).toBe(2);
+    expect(dispatches((r, x) => activation(r, 'tanh', inTurn(r, x, 'gelu'), 4, { row: { tensor: x, index: 0 } }))).toBe(
+      2,
+    );
+    expect(dispatches((r, x) => inTurn(r, x, 'gelu', 'tanh'), { nanGuard: true })).toBe(2);
+  });
 });
 
 it('the NaN guard names the op whose output is first not finite', async () => {

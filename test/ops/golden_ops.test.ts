@@ -10,7 +10,7 @@ import { conditionEmbedding, headNoise, loadHead, timeEmbedding } from '../../sr
 import { WeightLoader, type WeightSource } from '../../src/nn/weights.ts';
 import { attention } from '../../src/ops/attention.ts';
 import { sinusoid, sinusoidFrequencies } from '../../src/ops/diffusion.ts';
-import { activation } from '../../src/ops/elementwise.ts';
+import { activation } from '../../src/ops/activation.ts';
 import { layernorm } from '../../src/ops/layernorm.ts';
 import { createLinear, linear } from '../../src/ops/matmul.ts';
 import { gatherRows, patchify, unpatchify } from '../../src/ops/tokens.ts';

@@ -3,7 +3,7 @@ import { afterAll, beforeAll, describe, expect, it, test } from 'vitest';
 import { EmigmError } from '../../src/errors.ts';
 import { Device } from '../../src/gpu/device.ts';
 import { checkOps, isRight, type OpCheck, runVariant, toleranceOf } from '../../src/ops/check.ts';
-import { activationOp } from '../../src/ops/elementwise.ts';
+import { activationOp } from '../../src/ops/activation.ts';
 import { inputArrays, lacksF16 } from '../../src/ops/problem.ts';
 import { ops } from '../../src/ops/registry.ts';
 import { expectClose, random } from '../helpers/golden.ts';
