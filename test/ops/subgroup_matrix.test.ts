@@ -3,12 +3,17 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { Device } from '../../src/gpu/device.ts';
 import { Session } from '../../src/gpu/session.ts';
 import { toleranceOf, runVariant } from '../../src/ops/check.ts';
-import { attentionOp } from '../../src/ops/attention.ts';
 import { createLinear, linear, matmulOp } from '../../src/ops/matmul.ts';
 import type { Op, Problem } from '../../src/ops/op.ts';
 import { inputArrays } from '../../src/ops/problem.ts';
 import { expectClose, random } from '../helpers/golden.ts';
-import { emulateSubgroupMatrix } from '../helpers/subgroup_matrix.ts';
+import {
+  emulateSubgroupMatrix,
+  inOwnTypes,
+  SMALL_MATRICES,
+  smallAttention,
+  smallInt8Matmul,
+} from '../helpers/subgroup_matrix.ts';
 
 let device: Device;
 /** Has subgroup matrices, as it seems. */
@@ -19,8 +24,7 @@ beforeAll(async () => {
   device = await Device.open();
   matrices = await Device.open();
   hasF16 = matrices.hasF16;
-  const subgroupMatrix = [{ m: 2, n: 4, k: 2, operand: 'f16', result: 'f32' }];
-  emulateSubgroupMatrix(matrices, { isCpu: false, lanes: 2, subgroupMatrix, workgroupMemory: 20480 });
+  emulateSubgroupMatrix(matrices, SMALL_MATRICES);
 });
 afterAll(() => {
   device?.dispose();
@@ -29,7 +33,7 @@ afterAll(() => {
 
 /** Stored in f16 where the adapter has it; what the kernel rounds itself is then seen, else its sums alone. */
 async function check(op: Op, problem: Problem, variant: string): Promise<void> {
-  const p = hasF16 ? problem : Object.fromEntries(Object.entries(problem).filter(([, value]) => value !== 'f16'));
+  const p = inOwnTypes(problem, hasF16);
   const arrays = inputArrays(op, p, random());
   const actual = await runVariant(matrices, op, p, variant, arrays);
   const expected = op.oracle(arrays, p);
@@ -46,26 +50,8 @@ describe('matmul by subgroup matrices', () => {
   });
 
   it('equals the oracle with weights in int8', async () => {
-    // Small tiles: SwiftShader compiles for seconds per kilobyte of workgroup memory.
-    const tile = { MATRIX_M: 2, MATRIX_N: 4, MATRIX_K: 2, LANES: 2, SUB_M: 2, SUB_N: 1, GROUP_M: 1, GROUP_N: 2 };
     const problem = { m: 7, k: 36, n: 20, bias: true, activation: 'gelu', residual: true, stored: 'int8' };
-    const op: Op = {
-      ...matmulOp,
-      record: (r, { x, w, bias, residual, y }) => {
-        r.call({
-          op: 'matmul',
-          kernel: {
-            file: 'matmul/subgroup_matrix_int8',
-            consts: { ...tile, STEPS: 2 },
-            overrides: { HAS_BIAS: true, ACTIVATION: 1, HAS_RESIDUAL: true },
-          },
-          operands: { x, w, bias, gate: undefined, residual, y },
-          params: { m: 7, k: 36, n: 20, gate_stride: 0, gate_offset: 0 },
-          grid: [3, 2],
-        });
-      },
-    };
-    await check(op, problem, 'subgroup_matrix');
+    await check(smallInt8Matmul, problem, 'subgroup_matrix');
   });
 
   it('gives the same numbers by every tile', async () => {
@@ -107,30 +93,8 @@ describe('matmul by subgroup matrices', () => {
 
 describe('attention by subgroup matrices', () => {
   it('equals the oracle, queries, keys and head dims at odd edges', async () => {
-    // The kernel in the smallest tiles that it has: SwiftShader compiles for seconds per kilobyte of workgroup memory.
-    const [heads, headDim, queries, keys] = [2, 12, 21, 37];
-    const width = heads * headDim;
-    const op: Op = {
-      ...attentionOp,
-      record: (r, { q, kv, out }) => {
-        const Elem4 = q.dtype === 'f16' ? 'vec4<f16>' : 'vec4<f32>';
-        const matrix = { MATRIX_M: 2, MATRIX_N: 4, MATRIX_K: 2, LANES: 2 };
-        r.call({
-          op: 'attention',
-          kernel: {
-            file: 'attention/flash_matrix',
-            consts: { HEAD_DIM: headDim, QUERIES: 16, KEYS: 16, ...matrix, Elem4 },
-          },
-          operands: { q, k: kv, v: kv, out },
-          params: {
-            ...{ batch: 1, heads, q_len: queries, kv_len: keys, scale: 1 / Math.sqrt(headDim) },
-            ...{ q_stride: width, q_offset: 0, kv_stride: 2 * width, k_offset: 0, v_offset: width },
-          },
-          grid: [Math.ceil(queries / 16), heads, 1],
-        });
-      },
-    };
-    await check(op, { batch: 1, heads, headDim, queries, keys, stored: 'f16' }, 'flash_matrix');
+    const problem = { batch: 1, heads: 2, headDim: 12, queries: 21, keys: 37, stored: 'f16' };
+    await check(smallAttention, problem, 'flash_matrix');
   });
 });
 
