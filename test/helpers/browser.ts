@@ -9,13 +9,21 @@ import { pathToFileURL } from 'node:url';
 import { brotliDecompressSync } from 'node:zlib';
 import { cacheFolder } from '../../src/gpu/node.ts';
 
+/** The package's entry; a development bundle does not carry it. */
+function entry(): string | undefined {
+  try {
+    return createRequire(import.meta.url).resolve('@sparticuz/chromium');
+  } catch {
+    return undefined;
+  }
+}
+
 /** Whether this machine can run it: the package carries a binary for Linux x64. */
-export const hasBrowser = process.platform === 'linux' && process.arch === 'x64';
+export const hasBrowser = process.platform === 'linux' && process.arch === 'x64' && entry() !== undefined;
 
 /** The binary, unpacked once into the cache folder. */
 function unpack(): string {
-  const entry = createRequire(import.meta.url).resolve('@sparticuz/chromium');
-  const packed = dirname(dirname(dirname(entry)));
+  const packed = dirname(dirname(dirname(entry()!)));
   const { version } = JSON.parse(readFileSync(join(packed, 'package.json'), 'utf8'));
   const path = join(cacheFolder(), `chromium-${version}`, 'chromium');
   if (existsSync(path)) return path;

@@ -12,6 +12,8 @@ const FLIPS = 1;
  * `batch` items, sits this epoch out. The orders themselves are other random numbers than PyTorch's.
  */
 export class BatchOrder {
+  readonly size: number;
+  readonly batch: number;
   readonly stepsPerEpoch: number;
   readonly #orders: CounterRandom;
   readonly #flips: CounterRandom;
@@ -22,14 +24,12 @@ export class BatchOrder {
    * @param batch items a step
    * @throws EmigmError 'input' when the items do not fill one batch
    */
-  constructor(
-    readonly size: number,
-    readonly batch: number,
-    seed: number | bigint,
-  ) {
+  constructor(size: number, batch: number, seed: number | bigint) {
     if (!Number.isInteger(batch) || batch < 1 || batch > size) {
       throw new EmigmError('input', `a batch of ${batch} cannot be made of ${size} images; give 1 to ${size}`);
     }
+    this.size = size;
+    this.batch = batch;
     this.stepsPerEpoch = Math.floor(size / batch);
     this.#orders = new CounterRandom(seed, STREAMS.data, ORDER);
     this.#flips = new CounterRandom(seed, STREAMS.data, FLIPS);

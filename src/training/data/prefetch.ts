@@ -5,12 +5,14 @@
  * find theirs ready. Any step may be asked for; the others are then forgotten.
  */
 export class Prefetcher<T> {
+  readonly load: (step: number) => Promise<T>;
+  readonly ahead: number;
   readonly #pending = new Map<number, Promise<T>>();
 
-  constructor(
-    readonly load: (step: number) => Promise<T>,
-    readonly ahead: number,
-  ) {}
+  constructor(load: (step: number) => Promise<T>, ahead: number) {
+    this.load = load;
+    this.ahead = ahead;
+  }
 
   at(step: number): Promise<T> {
     for (const known of this.#pending.keys()) {
