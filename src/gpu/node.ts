@@ -258,7 +258,14 @@ async function useEmbeddedDriver(): Promise<void> {
 }
 
 // Without robustness SwiftShader runs matmuls 1.3 to 1.45 times as fast; EMIGM_ROBUST=1 (tests) keeps every access checked.
-const TOGGLES = ['allow_unsafe_apis', 'vulkan_enable_f16_on_nvidia', 'use_vulkan_memory_model'];
+// No kernel reads workgroup memory before it writes it (test/ops/races.test.ts): it need not be cleared first, which costs
+// GPUs a pass over it and SwiftShader most of the time that it compiles for.
+const TOGGLES = [
+  'allow_unsafe_apis',
+  'vulkan_enable_f16_on_nvidia',
+  'use_vulkan_memory_model',
+  'disable_workgroup_init',
+];
 const toggles = () => (process.env.EMIGM_ROBUST === '1' ? TOGGLES : [...TOGGLES, 'disable_robustness']).join(',');
 
 async function createGpu(backend?: string): Promise<GPU> {
