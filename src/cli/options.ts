@@ -106,6 +106,9 @@ function editDistance(a: string, b: string): number {
   return row[b.length];
 }
 
+/** The flag of a setting, without dashes: `head-steps` for `headSteps`. */
+export const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+
 /** `12,345,678` */
 export const grouped = (value: number): string => value.toLocaleString('en-US');
 

@@ -81,7 +81,8 @@ export async function run(argv: readonly string[], io: Io): Promise<number> {
     if (error instanceof CommanderError) return error.exitCode === 0 ? EXIT.done : EXIT.usage;
     if (io.signal.aborted) return EXIT.stopped;
     if (error instanceof EmigmError) {
-      io.err(`emigm: ${error.message}`);
+      const { namedByFlag } = await import('./settings_flags.ts');
+      io.err(`emigm: ${namedByFlag(error.message, argv)}`);
       return EXIT.failed;
     }
     // A fault of the program itself: the stack is what a report needs.

@@ -102,6 +102,12 @@ function planOf(flags: SampleFlags, model: Pick<DrawingModel, 'config' | 'info'>
     );
   }
   if (isDiscrete(model.config)) refuseSavings(flags);
+  const last = flags.firstIndex + flags.count - 1;
+  if (last >= 2 ** 32)
+    throw new EmigmError(
+      'input',
+      `--first-index: images are numbered up to ${2 ** 32 - 1}, and -n ${flags.count} go up to ${last}`,
+    );
   const chosen = parseClasses(flags.class, model.config.classes, model.info.classNames);
   const jobs = chosen.flatMap((classNumber) =>
     Array.from({ length: flags.count }, (_, i) => ({ classNumber, number: flags.firstIndex + i })),

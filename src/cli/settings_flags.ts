@@ -6,7 +6,8 @@ import { type RevealCounts, revealCountRules } from '../masking/reveal.ts';
 import { maskSchedules } from '../masking/schedules.ts';
 import { presetSettings } from '../sampling/axes.ts';
 import type { SampleSettings } from '../sampling/settings.ts';
-import { finiteNumber, interval, oneOf, positiveInteger, wholeNumber } from './options.ts';
+import { SETTING } from '../sampling/setting_error.ts';
+import { finiteNumber, interval, kebab, oneOf, positiveInteger, wholeNumber } from './options.ts';
 
 export interface SettingsFlags {
   preset?: AxisPreset;
@@ -107,4 +108,18 @@ export function askedSettings(flags: Partial<SettingsFlags>): Partial<SampleSett
   };
   const own = Object.entries(given).filter(([, value]) => value !== undefined);
   return { ...(preset && presetSettings(preset)), ...Object.fromEntries(own) };
+}
+
+/** The message with the flag of a sampling setting, or the preset, as `argv` has it, in place of the setting's name. */
+export function namedByFlag(message: string, argv: readonly string[]): string {
+  return message.replace(SETTING, (all, name: string) => {
+    const given = (flag: string) => argv.some((arg) => arg === flag || arg.startsWith(`${flag}=`));
+    const flag = name === 'order' && argv[0] === 'eval' ? '--reveal-order' : `--${kebab(name)}`;
+    if (given(flag)) return `${flag}: `;
+    const preset = Object.keys(axisPresets).find(
+      (one) => argv.includes(`--preset=${one}`) || (given('--preset') && argv.includes(one)),
+    );
+    const isOfPreset = preset && name in presetSettings(preset as AxisPreset);
+    return isOfPreset ? `--preset ${preset}: ${name} ` : all;
+  });
 }

@@ -2,11 +2,10 @@
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import type { z } from 'zod';
 import { hyperparameters } from '../training/settings.ts';
+import { kebab } from './options.ts';
 
 /** Hyper-parameters by name: type with default, and help text. */
 export type HyperparameterTable = Readonly<Record<string, readonly [z.ZodType, string]>>;
-
-const kebab = (name: string) => name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
 
 function reader(type: z.ZodType): (text: string) => unknown {
   return (text) => {

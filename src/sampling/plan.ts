@@ -1,5 +1,4 @@
 /** What a batch does in each step, decided on the host before the device starts. */
-import { EmigmError } from '../errors.ts';
 import { stepGuidance } from '../masking/guidance.ts';
 import type { RevealOrderName } from '../masking/orders.ts';
 import { revealPlan } from '../masking/reveal.ts';
@@ -7,14 +6,15 @@ import { gridSize } from '../models/config.ts';
 import type { Emigm } from '../models/emigm.ts';
 import type { BatchInput, KeptTokens } from './batch.ts';
 import { headStepsAt, reusingSteps, shareEvaluations } from './savings.ts';
+import { settingError } from './setting_error.ts';
 import type { SampleSettings } from './settings.ts';
 
 /** @throws EmigmError 'input' for settings that need probabilities of codes, which a diffusion head does not give */
 function plannedOrder({ order, topK, topP }: SampleSettings): RevealOrderName {
   const asked = topK !== undefined ? 'topK' : topP !== undefined ? 'topP' : undefined;
   if (order === 'confidence' || asked) {
-    const what = asked ?? 'order "confidence"';
-    throw new EmigmError('input', `${what} needs probabilities of codes, and this model draws continuous tokens`);
+    const what = asked ? '' : `"${order}" `;
+    throw settingError(asked ?? 'order', `${what}needs probabilities of codes, and this model draws continuous tokens`);
   }
   return order;
 }
@@ -42,7 +42,7 @@ export function planBatch(
   });
   const { headStepsLast, shareEarly = 1, reuseEncoder = 1 } = settings;
   if (reuseEncoder > 1 && !model.config.mae) {
-    throw new EmigmError('input', 'reuseEncoder is for encoders of visible tokens alone (MAE); this one sees them all');
+    throw settingError('reuseEncoder', 'is for encoders of visible tokens alone (MAE); this one sees them all');
   }
   const shared = shareEvaluations(plan.steps, shareEarly);
   const guidance = shared.map(({ s, revealedForGuidance }) =>

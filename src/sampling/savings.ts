@@ -1,6 +1,7 @@
 /** Cheaper sampling at some cost in quality: what the settings `headStepsLast`, `shareEarly` and `reuseEncoder` do. */
 import { EmigmError } from '../errors.ts';
 import type { RevealStep } from '../masking/reveal.ts';
+import { settingError } from './setting_error.ts';
 import type { SampleSettings } from './settings.ts';
 
 /**
@@ -72,16 +73,10 @@ export function checkSavings({ headSteps, headStepsLast }: SampleSettings): void
   if (headStepsLast === undefined) return;
   const first = Number(headSteps);
   if (!Number.isInteger(first)) {
-    throw new EmigmError(
-      'input',
-      `head steps that fall to ${headStepsLast} need a number to fall from, not ${headSteps}`,
-    );
+    throw settingError('headStepsLast', `needs head steps that are a number to fall from, not ${headSteps}`);
   }
   if (headStepsLast > first) {
-    throw new EmigmError(
-      'input',
-      `head steps of the last step are at most those of the first: ${headStepsLast} is more than ${first}`,
-    );
+    throw settingError('headStepsLast', `${headStepsLast} is more than ${first}, the head steps that it falls from`);
   }
 }
 

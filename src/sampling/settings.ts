@@ -1,11 +1,13 @@
 /** What a sampling run is asked for, checked, with the field's usual names. */
 import { z } from 'zod';
+import { spacedTimesteps } from '../diffusion/respacing.ts';
 import { EmigmError } from '../errors.ts';
 import { generationOrders } from '../masking/axes.ts';
 import { checkGuidance, guidanceSchedules } from '../masking/guidance.ts';
 import { type RevealCounts, revealCountRules } from '../masking/reveal.ts';
 import { samplingSchedule } from '../masking/schedules.ts';
 import { checkSavings } from './savings.ts';
+import { settingError } from './setting_error.ts';
 
 const fields = z.strictObject({
   /** Sampling steps of the reveal loop. */
@@ -68,21 +70,33 @@ export function resolveSettings(...layers: readonly (Partial<SampleSettings> | u
   const parsed = fields.safeParse(merged);
   if (!parsed.success) {
     const [issue] = parsed.error.issues;
-    const key = String(issue.path[0] ?? '');
-    const what =
-      issue.code === 'unrecognized_keys' ? `there is no setting ${issue.keys[0]}` : `${key}: ${issue.message}`;
-    throw new EmigmError('input', `sampling settings: ${what}${key ? `, not ${String(merged[key])}` : ''}`);
+    if (issue.code === 'unrecognized_keys')
+      throw new EmigmError('input', `sampling settings: there is no setting ${issue.keys[0]}`);
+    const key = String(issue.path[0]) as keyof SampleSettings;
+    throw settingError(key, `${issue.message}, not ${String(merged[key])}`);
   }
   const settings = parsed.data;
-  samplingSchedule(settings.maskSchedule);
-  checkGuidance({ cfg: settings.cfg, schedule: settings.cfgSchedule, interval: settings.cfgInterval });
+  const { cfg, cfgSchedule: schedule, cfgInterval: interval } = settings;
+  checkSetting('maskSchedule', () => samplingSchedule(settings.maskSchedule));
+  checkSetting('cfgInterval', () => checkGuidance({ cfg, schedule, interval }));
   checkSavings(settings);
   if (settings.headSampler === 'dpm-solver' && typeof settings.headSteps !== 'number') {
     const steps = Number(settings.headSteps);
     if (!Number.isInteger(steps) || steps < 1) {
-      throw new EmigmError('input', `head steps of dpm-solver must be a positive integer, not ${settings.headSteps}`);
+      throw settingError('headSteps', `dpm-solver takes a positive whole number, not ${settings.headSteps}`);
     }
     return { ...settings, headSteps: steps };
   }
+  if (settings.headSampler === 'ddpm') checkSetting('headSteps', () => spacedTimesteps(String(settings.headSteps)));
   return settings;
+}
+
+/** What a check says, said of the setting that it checks. */
+function checkSetting(name: keyof SampleSettings, check: () => void): void {
+  try {
+    check();
+  } catch (cause) {
+    if (!(cause instanceof EmigmError)) throw cause;
+    throw settingError(name, cause.message, cause);
+  }
 }

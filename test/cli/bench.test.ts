@@ -214,10 +214,10 @@ describe('bad input ends in one line', () => {
     [['--codes', '20000'], /16384 at most/],
     [['--codes', '2048'], /--codes counts for sizes with --preset maskgit or mdm/],
     [['--kernel', 'matmul=fast'], /must be one of matmul=default\|reference\|/],
-    [['--head-steps', 'ddim25'], /head steps of dpm-solver must be a positive integer/],
+    [['--head-steps', 'ddim25'], /--head-steps: dpm-solver takes a positive whole number, not ddim25/],
     [['--cfg-interval', '0.3,0.1'], /reversed; give 0.1,0.3/],
     // The toy's file recommends three head steps.
-    [['--head-steps-last', '2,4'], /toy.safetensors steps=2 head-last=4 batch=1: .*4 is more than 3/],
+    [['--head-steps-last', '2,4'], /toy.safetensors steps=2 head-last=4 batch=1: --head-steps-last: 4 is more than 3/],
     [['--counts', 'expect'], /official, expected, floor. Did you mean expected\?/],
     [
       ['--model', 'xs-256', '--preset', 'mdm', '--share-early', '4'],

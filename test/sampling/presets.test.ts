@@ -190,8 +190,8 @@ describe('sampling', () => {
 
   it('refuses what needs codes', async () => {
     const draw = (settings: object) => sample(model, { classes: [0], ...settings });
-    await expect(draw(presetSettings('maskgit'))).rejects.toThrow(/order "confidence" needs probabilities of codes/);
-    await expect(draw({ topK: 5 })).rejects.toThrow(/topK needs probabilities of codes/);
+    await expect(draw(presetSettings('maskgit'))).rejects.toThrow(/order: "confidence" needs probabilities of codes/);
+    await expect(draw({ topK: 5 })).rejects.toThrow(/topK: needs probabilities of codes/);
     await expect(draw({ maskSchedule: 'truncated-normal' })).rejects.toThrow(/serves training alone/);
   });
 });
