@@ -1,6 +1,6 @@
 /** `emigm train`: a model from a folder of images, resumable at any moment. */
 import { join } from 'node:path';
-import type { Command } from 'commander';
+import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { createEventFile, type EventImage } from '../formats/event_file.ts';
 import { writeAtomically } from '../formats/files.ts';
@@ -18,7 +18,7 @@ import { Smoothed } from '../training/smoothing.ts';
 import { flatAxes, resolveSettings, type TrainingSettings } from '../training/settings.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
 import type { Io } from './io.ts';
-import { grouped, megabytes, positiveInteger } from './options.ts';
+import { grouped, megabytes, positiveInteger, positiveNumber } from './options.ts';
 import { createProgress, type Progress } from './progress.ts';
 import { addHyperparameterFlags } from './train_flags.ts';
 import { planTraining, type TrainPlan } from './train_plan.ts';
@@ -29,6 +29,7 @@ interface TrainFlags extends DeviceFlags {
   data: string;
   out: string;
   resume?: boolean;
+  dataScale?: number;
   skipUnreadable?: boolean;
   threads?: number;
   official?: boolean;
@@ -48,6 +49,12 @@ export function registerTrain(program: Command, io: Io): void {
     .requiredOption('--data <path>', 'images, latents or a shard')
     .requiredOption('-o, --out <folder>', 'the run')
     .option('--codebook <file>', 'for models of codes: made by emigm data quantise; with --resume that of the run')
+    .addOption(
+      new Option(
+        '--data-scale <x>',
+        "pictures: what pixels in [-1, 1] are multiplied by; default: the configuration's, else what gives them unit variance",
+      ).argParser(positiveNumber),
+    )
     .option('--resume', 'go on from the newest checkpoint of the run, or begin when there is none')
     .option('--skip-unreadable', 'go on with a warning where a file cannot be read')
     .option('--threads <n>', 'decoding threads; default: all cores but one', positiveInteger)
@@ -75,6 +82,9 @@ async function trainCommand(flags: TrainFlags, command: Command, io: Io): Promis
   let run: TrainingRun | undefined;
   try {
     data = await openData(flags, plan, io);
+    if (flags.dataScale !== undefined && data.scale !== flags.dataScale) {
+      throw new EmigmError('input', `--data-scale is for pictures; these latents are multiplied by ${data.scale}`);
+    }
     data = await plan.prepared(device, data);
     const model = plan.model(data.classes);
     const settings = resolveSettings(plan.hyperparameters, data.size);

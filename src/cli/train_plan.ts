@@ -26,6 +26,7 @@ export interface PlanFlags {
   codebook?: string;
   out: string;
   resume?: boolean;
+  dataScale?: number;
 }
 
 export interface TrainPlan extends Pick<ReadRunConfig, 'info' | 'hyperparameters' | 'dataScale'> {
@@ -54,6 +55,7 @@ export async function planTraining(flags: PlanFlags, command: Command): Promise<
   }
   const given = givenHyperparameters(command);
   const read = readRunConfig(text, given, path);
+  read.dataScale = flags.dataScale ?? read.dataScale;
   const keepConfig = () => writeAtomically(kept, (put) => put(Buffer.from(writeRunConfig(text, read))));
   if (read.hyperparameters.axes.conditional === 'categorical') return planCodes(flags, read, path, keepConfig);
   if (flags.codebook !== undefined) {
@@ -63,6 +65,7 @@ export async function planTraining(flags: PlanFlags, command: Command): Promise<
   const { model: network, ...rest } = parsed;
   return {
     ...rest,
+    dataScale: read.dataScale,
     images: { channels: network.channels, size: network.imageSize / network.vaeStride },
     model: (classes) => continuousModel(modelFor(parsed, classes)),
     prepared: async (_, data) => data,

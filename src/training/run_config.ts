@@ -104,14 +104,16 @@ export function parseRunConfig(text: string, overrides: HyperparameterInput, whe
 }
 
 /** The configuration with what flags changed, as text for a file that `readRunConfig` reads to the same. */
-export function writeRunConfig(text: string, { info, hyperparameters }: ReadRunConfig | RunConfig): string {
+export function writeRunConfig(text: string, run: ReadRunConfig | RunConfig): string {
+  const { info, hyperparameters, dataScale } = run;
   const before = JSON.parse(text);
   const { network, unconditional } = hyperparameters.axes;
   const model =
     typeof before.model === 'string'
       ? before.model
       : { ...before.model, mae: network === 'mae', maskGuidance: unconditional === 'mask' };
-  const after = { ...before, model, training: flatHyperparameters(hyperparameters), sampling: info.sampling };
+  const training = flatHyperparameters(hyperparameters);
+  const after = { ...before, model, dataScale, training, sampling: info.sampling };
   return `${JSON.stringify(after, null, 2)}\n`;
 }
 

@@ -5,11 +5,13 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { kebab } from '../../src/cli/options.ts';
 import { readImage } from '../../src/formats/images.ts';
 import { openSafetensors } from '../../src/formats/safetensors.ts';
 import { readStepLog } from '../../src/formats/step_log.ts';
 import { openModel } from '../../src/models/checkpoint.ts';
 import { stateDictShapes } from '../../src/models/config.ts';
+import { readRunConfig, writeRunConfig } from '../../src/training/run_config.ts';
 import { emigm } from '../helpers/cli.ts';
 import { pictureSet } from '../helpers/data_sets.ts';
 import { random } from '../helpers/golden.ts';
@@ -118,6 +120,25 @@ describe('a run', () => {
   });
 });
 
+describe('flags', () => {
+  it('are kept in the configuration of the run', () => {
+    const text = readFileSync(config, 'utf8');
+    const kept = writeRunConfig(text, { ...readRunConfig(text, {}, config), dataScale: 0.5 });
+    expect(readRunConfig(kept, {}, 'config.json').dataScale).toBe(0.5);
+  });
+
+  it('there are for all that configurations set of training', async () => {
+    const { out } = await emigm(['train', '--help']);
+    const flags = new Set([...out.matchAll(/^ +(?:-\w, )?--(?:no-)?([\w-]+)/gm)].map(([, flag]) => flag));
+    const others = ['name', 'description', 'source', 'license', 'model', 'training', 'sampling'];
+    const configs = readdirSync('configs').map((name) => JSON.parse(readFileSync(join('configs', name), 'utf8')));
+    const names = configs.flatMap((one) => [...Object.keys(one), ...Object.keys(one.training)]);
+    const wanted = new Set(names.filter((name) => !others.includes(name)).map(kebab));
+    expect(wanted).toContain('data-scale');
+    expect([...wanted].filter((flag) => !flags.has(flag))).toEqual([]);
+  });
+});
+
 describe('one clear line for', () => {
   it.each([
     ['no configuration', ['--data', data, '--out', at('x')], /name a configuration with --config/],
@@ -133,6 +154,11 @@ describe('one clear line for', () => {
       'a bad name',
       ['--config', config, '--data', data, '--out', at('x'), '--mask-schedule', 'sine'],
       /sine.*choose one of/,
+    ],
+    [
+      'another scale than that of the run',
+      ['--data', data, '--out', at('a'), '--resume', '--data-scale', '0.25'],
+      /dataScale \d\.\d+, now it is 0\.25/,
     ],
     ['parts', ['--config', config, '--data', data, '--out', at('x'), '--micro-batch', '3'], /batch 4 .* microBatch 3/],
   ])('%s', async (_, argv, message) => {
