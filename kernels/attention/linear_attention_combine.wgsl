@@ -3,7 +3,8 @@
 //   partial  [rows, stretches, HEAD_DIM + 1, HEAD_DIM / 4]  vec4f   of linear_attention_sums.wgsl; a row a head
 //   sums     [rows, HEAD_DIM + 1, HEAD_DIM / 4]             vec4f   of an image
 //
-// One invocation a vec4 of the sums. Any adapter. Grid: ceil(rows (HEAD_DIM + 1) HEAD_DIM / 4 / 64).
+// One invocation a vec4 of the sums. Any adapter.
+// Grid: ceil(rows (HEAD_DIM + 1) HEAD_DIM / 4 / 64), folded over y beyond 32768.
 requires immediate_address_space;
 
 const HEAD_DIM: u32 = 32;
@@ -17,9 +18,10 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= params.rows * SIZE) { return; }
-  let start = id.x / SIZE * params.stretches * SIZE + id.x % SIZE;
+  let element = id.y * 32768 * 64 + id.x;
+  if (element >= params.rows * SIZE) { return; }
+  let start = element / SIZE * params.stretches * SIZE + element % SIZE;
   var sum = vec4f(0);
   for (var s = 0u; s < params.stretches; s++) { sum += partial[start + s * SIZE]; }
-  sums[id.x] = sum;
+  sums[element] = sum;
 }

@@ -18,7 +18,8 @@
 // block of w, and the pixels are spread over the lanes by subgroupShuffle. A workgroup makes ROWS pixels x
 // 4 * LANES channels; neighbours in x share the block of w, which stays in the cache. ROWS does not change the order
 // of a sum (kernel row, column, input).
-// Grid: ceil(pixels / ROWS) x ceil(n / (4 * LANES)) x (phases * groups), pixels those of one phase.
+// Grid: ceil(pixels / ROWS) x ceil(n / (4 * LANES)) x (phases * groups), pixels those of one phase; folded over y beyond
+// 32768 groups of pixels.
 requires immediate_address_space;
 enable subgroups;
 
@@ -70,7 +71,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let size = select(vec2u(params.out_width, params.out_height), vec2u(params.in_width, params.in_height), PHASES);
   let pad = select(vec2u(params.pad_left, params.pad_top), 1 - phase, PHASES);
   let rows = params.batch * size.x * size.y;
-  let first_row = group.x * ROWS;
+  let across = (n_quads + LANES - 1) / LANES;
+  let first_row = (group.y / across * 32768 + group.x) * ROWS;
+  if (first_row >= rows) { return; }
 
   // The top left pixel of x that each of this lane's outputs sees, less the padding, and the image's first pixel;
   // outputs past the end repeat the last one and are not written.
@@ -84,7 +87,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
 
   var acc: array<vec4f, ROWS>;
   let taps = params.kernel_height * params.kernel_width;
-  var at = (group.z * ((n_quads + LANES - 1) / LANES) + group.y) * taps * group_quads * LANES + lane;
+  var at = (group.z * across + group.y % across) * taps * group_quads * LANES + lane;
   for (var i = 0u; i < params.kernel_height; i++) {
     for (var j = 0u; j < params.kernel_width; j++) {
       var x_at: array<u32, ROWS / LANES>;
@@ -116,7 +119,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
   }
 
-  let n_quad = group.y * LANES + lane;
+  let n_quad = group.y % across * LANES + lane;
   if (n_quad >= n_quads) { return; }
   // Bounds that are not constant keep the driver from unrolling this loop: a tenth of the compile time.
   let end = min(first_row + ROWS, rows);

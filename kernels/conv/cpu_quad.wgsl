@@ -13,7 +13,8 @@
 // matmul/cpu_quad.wgsl does: no broadcasts. Lane l loads pixel l of a group of four; three quad swaps bring it pixels
 // l ^ 1, l ^ 2 and l ^ 3, so that column s of an accumulator belongs to pixel (lane ^ s) of the group.
 // A workgroup makes ROWS pixels x 16 channels, a lane ROWS x 4. The order of a sum is cpu.wgsl's for any ROWS.
-// Grid: ceil(pixels / ROWS) x ceil(n / 16) x (phases * groups), pixels those of one phase.
+// Grid: ceil(pixels / ROWS) x ceil(n / 16) x (phases * groups), pixels those of one phase; folded over y beyond 32768
+// groups of pixels.
 requires immediate_address_space;
 enable subgroups;
 
@@ -89,7 +90,9 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   let size = select(vec2u(params.out_width, params.out_height), vec2u(params.in_width, params.in_height), PHASES);
   let pad = select(vec2u(params.pad_left, params.pad_top), 1 - phase, PHASES);
   let rows = params.batch * size.x * size.y;
-  let first_row = group.x * ROWS;
+  let across = (n_quads + LANES - 1) / LANES;
+  let first_row = (group.y / across * 32768 + group.x) * ROWS;
+  if (first_row >= rows) { return; }
 
   // Outputs past the end repeat the last one and are not written.
   let last = rows - 1;
@@ -103,7 +106,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
   var acc2 = mat4x4f();
   var acc3 = mat4x4f();
   let taps = params.kernel_height * params.kernel_width;
-  var at = (group.z * ((n_quads + LANES - 1) / LANES) + group.y) * taps * group_quads * LANES + lane;
+  var at = (group.z * across + group.y % across) * taps * group_quads * LANES + lane;
   let first = g * group_quads;
   for (var tap = 0u; tap < taps; tap++) {
     let offset = vec2u(tap % params.kernel_width, tap / params.kernel_width);
@@ -121,7 +124,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     at += group_quads * LANES;
   }
 
-  let n_quad = group.y * LANES + lane;
+  let n_quad = group.y % across * LANES + lane;
   if (n_quad >= n_quads) { return; }
   let acc = array(acc0, acc1, acc2, acc3);
   for (var r = 0u; r < ROWS; r++) {

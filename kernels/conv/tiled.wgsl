@@ -16,7 +16,7 @@
 // of the kernel and each TILE_K inputs it copies that much of its pixels and weights into workgroup memory, four
 // rows to a vec4; an invocation, 4 ROW_QUADS pixels x 4 COLUMN_QUADS channels, copies of the same pixels throughout.
 // Grid: ceil(pixels / TILE_M) x ceil(n / TILE_N) x (phases * groups), pixels those of one phase, n the outputs of a
-// group, TILE_M = 64 ROW_QUADS, TILE_N = 64 COLUMN_QUADS.
+// group, TILE_M = 64 ROW_QUADS, TILE_N = 64 COLUMN_QUADS; folded over y beyond 32768 tiles of pixels.
 // Workgroup memory: 16 TILE_K (TILE_M / 4 + TILE_N / 4 + 2) bytes: 8704 as it stands.
 requires immediate_address_space;
 
@@ -101,8 +101,10 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local
   let size = select(vec2u(params.out_width, params.out_height), vec2u(params.in_width, params.in_height), PHASES);
   let pad = select(vec2u(params.pad_left, params.pad_top), 1 - phase, PHASES);
   let rows = params.batch * size.x * size.y;
-  let first_row = group.x * TILE_M;
-  let first_column = group.y * TILE_N;
+  let across = (outputs + TILE_N - 1) / TILE_N;
+  let first_row = (group.y / across * 32768 + group.x) * TILE_M;
+  let first_column = group.y % across * TILE_N;
+  if (first_row >= rows) { return; }
 
   // Copying: input index % TILE_K of the pixel quads index / TILE_K, + 256 / TILE_K, ...
   let x_k = index % TILE_K;

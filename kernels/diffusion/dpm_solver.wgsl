@@ -8,7 +8,8 @@
 //
 //   noise = u + guidance (c - u);  m = (x - sigma noise) / alpha;  x = a x_base + b m_base + c m
 //
-// Scalars come from the host, computed in float64. One invocation an element. Grid: ceil(rows * channels / 64).
+// Scalars come from the host, computed in float64. One invocation an element.
+// Grid: ceil(rows * channels / 64), folded over y beyond 32768.
 // Lu et al. 2022 (arXiv 2211.01095), equations 8-9 and algorithm 1; Ho, Salimans 2022, equation 6.
 requires immediate_address_space;
 
@@ -25,21 +26,22 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
+  let element = id.y * 32768 * 64 + id.x;
   let size = params.rows * params.channels;
-  if (id.x >= size) { return; }
-  let at = id.x / params.channels * params.net_width + id.x % params.channels;
+  if (element >= size) { return; }
+  let at = element / params.channels * params.net_width + element % params.channels;
   var noise = net[at];
   if (params.guided == 1) {
     let unconditional = net[at + params.rows * params.net_width];
     noise = unconditional + params.guidance * (noise - unconditional);
   }
-  let point = x[id.x];
+  let point = x[element];
   let m = (point - params.sigma * noise) / params.alpha;
   if (params.first == 1) {
-    x_base[id.x] = point;
-    m_base[id.x] = m;
+    x_base[element] = point;
+    m_base[element] = m;
   }
-  let next = params.a * x_base[id.x] + params.b * m_base[id.x] + params.c * m;
-  x[id.x] = next;
-  if (params.guided == 1) { x[id.x + size] = next; }
+  let next = params.a * x_base[element] + params.b * m_base[element] + params.c * m;
+  x[element] = next;
+  if (params.guided == 1) { x[element + size] = next; }
 }

@@ -6,7 +6,8 @@
 //
 // WGSL's own cos may be off by 2^-11 and worse for large angles, so the angle is reduced here: three parts of pi/2
 // with few enough bits that k times each is exact for |t| < 1600, then polynomials (Cephes) on [-pi/4, pi/4].
-// One invocation an element. Grid: ceil(rows * dim / 64). Vaswani et al. 2017, section 3.5; GLIDE's order.
+// One invocation an element. Grid: ceil(rows * dim / 64), folded over y beyond 32768.
+// Vaswani et al. 2017, section 3.5; GLIDE's order.
 requires immediate_address_space;
 
 struct Params { rows: u32, dim: u32 }
@@ -30,9 +31,10 @@ fn wave(x: f32, quarter: u32) -> f32 {
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= params.rows * params.dim) { return; }
-  let row = id.x / params.dim;
-  let i = id.x % params.dim;
+  let element = id.y * 32768 * 64 + id.x;
+  if (element >= params.rows * params.dim) { return; }
+  let row = element / params.dim;
+  let i = element % params.dim;
   let half = params.dim / 2;
   var value = 0.0;
   if (i < half) {
@@ -40,5 +42,5 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
   } else if (i < 2 * half) {
     value = wave(t[row] * frequency[i - half], 3);
   }
-  y[id.x] = value;
+  y[element] = value;
 }

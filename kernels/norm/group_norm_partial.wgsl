@@ -7,7 +7,7 @@
 // A stretch is `stretch` pixels, the last one maybe fewer; `stretches` of them cover an image. One invocation a
 // (stretch, group), neighbours neighbouring groups; two passes, the second out of the cache, so that nothing
 // cancels. The stretches depend on the image's size alone: an image's statistics are the same in any batch.
-// Any adapter, any sizes. Grid: ceil(batch * stretches * groups / 64).
+// Any adapter, any sizes. Grid: ceil(batch * stretches * groups / 64), folded over y beyond 32768.
 requires immediate_address_space;
 
 alias In = f32;  // f16: storage of x
@@ -20,12 +20,13 @@ var<immediate> params: Params;
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
-  if (id.x >= params.batch * params.stretches * params.groups) { return; }
+  let element = id.y * 32768 * 64 + id.x;
+  if (element >= params.batch * params.stretches * params.groups) { return; }
   let width = params.channels / params.groups;
-  let place = id.x / params.groups;
+  let place = element / params.groups;
   let first = place % params.stretches * params.stretch;
   let end = min(first + params.stretch, params.pixels);
-  let start = place / params.stretches * params.pixels * params.channels + id.x % params.groups * width;
+  let start = place / params.stretches * params.pixels * params.channels + element % params.groups * width;
 
   // Sums of a pixel, then of all pixels, about the first number: small roundings, even of numbers far from zero.
   let shift = f32(x[start + first * params.channels]);
@@ -47,5 +48,5 @@ fn main(@builtin(global_invocation_id) id: vec3u) {
     }
     squares += sum;
   }
-  partial[id.x] = vec2f(mean, squares);
+  partial[element] = vec2f(mean, squares);
 }

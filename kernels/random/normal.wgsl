@@ -6,7 +6,8 @@
 // Threefry-2x32-20 (Salmon et al. 2011): row key = threefry(key, (image, position)), bits = threefry(row key,
 // (head step, pair)); key comes from the host. Box-Muller on (u1, u2), u = (bits >> 8 + 0.5) / 2^24: channel
 // 2 pair is r cos, 2 pair + 1 is r sin. WGSL's log and cos may be off by 2^-11 and are, on some drivers: the
-// polynomials here (Cephes logf, sinf, cosf) make the same noise everywhere to a few units in the last place. One invocation a pair. Grid: ceil(count * ceil(channels / 2) / 64).
+// polynomials here (Cephes logf, sinf, cosf) make the same noise everywhere to a few units in the last place.
+// One invocation a pair. Grid: ceil(count * ceil(channels / 2) / 64), folded over y beyond 32768.
 requires immediate_address_space;
 
 override COPY: bool = false;
@@ -58,10 +59,11 @@ fn circle(turn: f32) -> vec2f {
 
 @compute @workgroup_size(64)
 fn main(@builtin(global_invocation_id) id: vec3u) {
+  let element = id.y * 32768 * 64 + id.x;
   let pairs = (params.channels + 1) / 2;
-  if (id.x >= params.count * pairs) { return; }
-  let row = id.x / pairs;
-  let pair = id.x % pairs;
+  if (element >= params.count * pairs) { return; }
+  let row = element / pairs;
+  let pair = element % pairs;
   let key = threefry(vec2u(params.key_low, params.key_high), rows[params.offset + row]);
   let bits = threefry(key, vec2u(params.head_step, pair));
   let u = (vec2f(bits >> vec2u(8)) + 0.5) / 16777216.0;

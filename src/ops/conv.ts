@@ -239,13 +239,19 @@ function convKernel(
       ...(x === 'f16' && { In4: 'vec4<f16>' }),
       ...(y === 'f16' && { Out4: 'vec4<f16>' }),
     };
-    return { file, consts, per: 4, grid: [Math.ceil(pixels / rows), Math.ceil(outputs / (4 * lanes)), depth] };
+    return { file, consts, per: 4, grid: tileGrid(Math.ceil(pixels / rows), Math.ceil(outputs / (4 * lanes)), depth) };
   }
   const consts = {
     ...(x === 'f16' && { In: 'f16' }),
     ...(y === 'f16' && { Out: 'f16' }),
     ...(weight.dtype === 'f16' && { Weight: 'f16' }),
   };
-  const grid = variant === 'tiled' ? [Math.ceil(pixels / 64), Math.ceil(outputs / 64), depth] : grid1d(size);
-  return { file, consts, per: 1, grid };
+  const tiled = () => tileGrid(Math.ceil(pixels / 64), Math.ceil(outputs / 64), depth);
+  return { file, consts, per: 1, grid: variant === 'tiled' ? tiled() : grid1d(size) };
+}
+
+/** Workgroups for so many tiles of pixels and of outputs; the former folded over y as the kernels unfold them. */
+function tileGrid(tiles: number, across: number, depth: number): [number, number, number] {
+  const [x, folds] = grid1d(64 * tiles);
+  return [x, across * folds, depth];
 }

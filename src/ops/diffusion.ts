@@ -2,7 +2,7 @@
 import type { Recorder } from '../gpu/recorder.ts';
 import type { Tensor } from '../gpu/tensor.ts';
 import { normalNoise, streamKey } from '../random.ts';
-import type { Op, Problem } from './op.ts';
+import { grid1d, type Op, type Problem } from './op.ts';
 
 /**
  * exp(-ln(10000) i / half) for i below half = floor(dim / 2), in float32 with the official code's roundings: the
@@ -23,7 +23,7 @@ export function sinusoid(r: Recorder, t: Tensor, frequency: Tensor, dim: number,
     kernel: { file: 'diffusion/sinusoid' },
     operands: { t, frequency, y },
     params: { rows: t.size, dim },
-    grid: [Math.ceil((t.size * dim) / 64)],
+    grid: grid1d(t.size * dim),
     flops: 20 * t.size * dim,
   });
   return y;
@@ -75,7 +75,7 @@ export function dpmSolverUpdate(
       b,
       c,
     },
-    grid: [Math.ceil((rows * channels) / 64)],
+    grid: grid1d(rows * channels),
     flops: 12 * rows * channels,
   });
 }
@@ -117,7 +117,7 @@ export function ddpmUpdate(
       max_log: step.maxLog,
       deviation: step.deviation,
     },
-    grid: [Math.ceil((rows * channels) / 64)],
+    grid: grid1d(rows * channels),
     flops: 20 * rows * channels,
   });
 }
@@ -149,7 +149,7 @@ export function normal(
     kernel: { file: 'random/normal', overrides: { COPY: copy } },
     operands: { rows, y: out },
     params: { key_low: low, key_high: high, count, channels, head_step: headStep, offset },
-    grid: [Math.ceil((count * Math.ceil(channels / 2)) / 64)],
+    grid: grid1d(count * Math.ceil(channels / 2)),
   });
 }
 

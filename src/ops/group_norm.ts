@@ -63,7 +63,7 @@ export function groupNorm(r: Recorder, x: Tensor, affine: Norm, options: GroupNo
     kernel: { file: 'norm/group_norm_partial', consts: x.dtype === 'f16' ? { In: 'f16' } : {} },
     operands: { x, partial },
     params: { batch, ...sizes },
-    grid: [Math.ceil((batch * sizes.stretches * groups) / 64)],
+    grid: grid1d(batch * sizes.stretches * groups),
     flops: 4 * x.size,
   });
   const stats = r.temp([batch, groups, 2], 'f32', 'group norm statistics');

@@ -79,7 +79,7 @@ export function linearAttention(r: Recorder, qkv: Tensor, options: LinearAttenti
     kernel: { file: 'attention/linear_attention_combine', consts },
     operands: { partial, sums },
     params: { rows: batch * heads, stretches },
-    grid: [Math.ceil((batch * heads * size) / 64)],
+    grid: grid1d(batch * heads * size),
     flops: batch * heads * stretches * size * 4,
   });
   r.call({
