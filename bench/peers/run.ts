@@ -45,7 +45,7 @@ function command(): Command {
     .description('Measures the same work in this engine and in its peers, in interleaved rounds. Prints ratios.')
     .option('--adapter <name>', 'auto, gpu, lavapipe, swiftshader or a part of a name (also EMIGM_ADAPTER)')
     .option('--only <pattern>', 'work whose name matches this regular expression')
-    .option('--peers <pattern>', 'peers whose name matches this regular expression (this engine always takes part)')
+    .option('--peers <pattern>', 'peers whose name matches this regular expression; if none is this engine, emigm too')
     .option('--rounds <n>', 'measurements of each peer', positiveInteger, 5)
     .addOption(
       new Option(
@@ -152,7 +152,10 @@ async function openPeers(flags: Flags, result: PeerResult, say: (line: string) =
   const pattern = new RegExp(flags.peers ?? '');
   const options = { adapter: flags.adapter, hosting: flags.hosting };
   const open: PeerHandle[] = [];
-  for (const description of PEERS.filter(({ name }) => name === 'emigm' || pattern.test(name))) {
+  const chosen = PEERS.filter(({ name }) => pattern.test(name));
+  // Others are nothing without this engine beside them.
+  if (!chosen.some(({ name }) => name.startsWith('emigm'))) chosen.unshift(PEERS[0]);
+  for (const description of chosen) {
     const { name, needs } = description;
     if (needs && !isInstalled(needs)) {
       say(`${name}: skipped, ${needs} is not installed (npm ci --prefix bench/peers)`);

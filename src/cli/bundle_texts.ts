@@ -39,7 +39,8 @@ case $name in
     echo "emigm-dev test [vitest's flags]     the tests, on the adapter that EMIGM_ADAPTER names (swiftshader)"
     echo "emigm-dev gpu | bench | peers | startup | ablation [flags]     a benchmark; --help shows its flags"
     exit 0 ;;
-  test) cd "$here/app" && exec "$here/bin/node" node_modules/vitest/vitest.mjs run "$@" ;;
+  # Some tests start the node of PATH.
+  test) export PATH="$here/bin:$PATH"; cd "$here/app" && exec "$here/bin/node" node_modules/vitest/vitest.mjs run "$@" ;;
   bench) file=run.ts ;;
   *) file=$name.ts; if [ ! -f "$here/app/bench/$file" ]; then file=$name/run.ts; fi ;;
 esac
