@@ -58,10 +58,13 @@ export function registerBench(program: Command, io: Io): void {
       'after',
       '\nExamples:\n' +
         '  emigm bench nfe --steps 4,8,16 --batch 1,8\n' +
-        '  emigm bench nfe --model xs-256,b-256 --preset emigm,mar --steps 8,16 --stored f32,f16\n' +
+        '  emigm bench nfe --model xs-256,b-256 --preset emigm,mar --steps 8,16 \\\n' +
+        '      --stored f32,f16\n' +
         '  emigm bench nfe --model b-256 --preset emigm,mar,maskgit,mdm --steps 8,16\n' +
-        '  emigm bench nfe --model b-256 --cfg-interval 0,1 --cfg-interval 0.1,0.3 --kernel default --kernel matmul=reference\n' +
-        '  emigm bench nfe --quality 1000 --extractor clothing32 --reference clothing-test.npz --share-early 1,4,8',
+        '  emigm bench nfe --model b-256 --cfg-interval 0,1 --cfg-interval 0.1,0.3 \\\n' +
+        '      --kernel default --kernel matmul=reference\n' +
+        '  emigm bench nfe --quality 1000 --extractor clothing32 \\\n' +
+        '      --reference clothing-test.npz --share-early 1,4,8',
     )
     .action((flags: NfeFlags) => benchNfe(flags, io));
   addPointFlags(nfe);

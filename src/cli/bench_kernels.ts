@@ -60,8 +60,8 @@ export function registerBenchKernels(bench: Command, io: Io): void {
     .command('kernels')
     .summary('every op and kernel against the roofline of the adapter')
     .description(
-      "Times ops in all their implementations by the device's own clock, over the shapes of the models and over a sweep of\n" +
-        'sizes, in interleaved rounds, beside what multiply-adds alone and a copy alone reach on the same adapter.\n' +
+      "Times ops in all their implementations by the device's own clock, over the shapes of the models and over a sweep of " +
+        'sizes, in interleaved rounds, beside what multiply-adds alone and a copy alone reach on the same adapter. ' +
         'A kernel file of your own is measured and checked in the place of a built-in one: see docs/kernel-research.md.',
     )
     .option('--op <list>', `ops: matmul, attention, layernorm ... (default: all ${ops.length})`)
@@ -104,9 +104,12 @@ export function registerBenchKernels(bench: Command, io: Io): void {
       'after',
       '\nExamples:\n' +
         '  emigm bench kernels --shapes models --variant best --out kernels\n' +
-        '  emigm bench kernels --op matmul --m 320 --k 768 --n 3072 --variant all --json before.json\n' +
-        '  emigm bench kernels --op matmul --m 320 --k 768 --n 3072 --compare before.json --threshold 1.1\n' +
-        '  emigm bench kernels --op matmul --variant cpu --m 320 --k 768 --n 3072 --kernel my.wgsl\n' +
+        '  emigm bench kernels --op matmul --m 320 --k 768 --n 3072 --variant all \\\n' +
+        '      --json before.json\n' +
+        '  emigm bench kernels --op matmul --m 320 --k 768 --n 3072 \\\n' +
+        '      --compare before.json --threshold 1.1\n' +
+        '  emigm bench kernels --op matmul --variant cpu --m 320 --k 768 --n 3072 \\\n' +
+        '      --kernel my.wgsl\n' +
         '  emigm bench kernels --op attention --queries 64,256,1024\n' +
         "  emigm bench kernels --op conv --size kernel=3 --height 32 --width 32\n\nAn op's sizes are named when one is wrong: --op attention --m 1",
     );

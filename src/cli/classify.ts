@@ -41,7 +41,7 @@ export function registerClassify(program: Command, io: Io): void {
     .command('classify')
     .summary('what a classifier sees in pictures; agreement of samples with the asked class')
     .description(
-      'Tells what a classifier of emigm train-classifier takes pictures for. With --samples, how many of the pictures\n' +
+      'Tells what a classifier of emigm train-classifier takes pictures for. With --samples, how many of the pictures ' +
         'that emigm sample wrote it takes for the class that was asked for; with --data, how many of class folders.',
     )
     .argument('[images...]', 'pictures')

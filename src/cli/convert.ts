@@ -26,7 +26,7 @@ export function registerConvert(program: Command, io: Io): void {
     .command('convert')
     .summary('turn a PyTorch checkpoint into a model file')
     .description(
-      "Turns a PyTorch checkpoint (.pth) of eMIGM's or MAR's code into a safetensors file that carries its configuration.\n" +
+      "Turns a PyTorch checkpoint (.pth) of eMIGM's or MAR's code into a safetensors file that carries its configuration. " +
         'The configuration comes from the checkpoint, what it lacks from the shapes of its tensors or from flags.',
     )
     .argument('<in>', 'a .pth checkpoint, or a model file in safetensors')
@@ -44,7 +44,8 @@ export function registerConvert(program: Command, io: Io): void {
       '\nExamples:\n' +
         '  emigm convert emigm_base.pth b-256.safetensors --dtype f16\n' +
         '  emigm convert mar_base/checkpoint-last.pth mar-b.safetensors\n' +
-        '  emigm convert custom.pth custom.safetensors --encoder-heads 4 --info custom.json',
+        '  emigm convert custom.pth custom.safetensors --encoder-heads 4 \\\n' +
+        '      --info custom.json',
     )
     .action((input: string, output: string, flags: ConvertFlags) => convert(input, output, flags, io));
   addModelFlags(command);

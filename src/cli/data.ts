@@ -43,7 +43,7 @@ export function registerData(program: Command, io: Io): void {
     .command('shapes')
     .summary('draw a data set of plane forms')
     .description(
-      `Draws pictures of plane forms in random colours, sizes and places, as PNG files in class folders OUT/train/CLASS:\n${SHAPE_CLASSES.join(', ')}.\n` +
+      `Draws pictures of plane forms in random colours, sizes and places, as PNG files in class folders OUT/train/CLASS: ${SHAPE_CLASSES.join(', ')}. ` +
         'A picture depends on the seed and its number alone.',
     )
     .requiredOption('-o, --out <folder>', 'where to write; must be new or empty')
@@ -64,7 +64,7 @@ export function registerData(program: Command, io: Io): void {
     .command('pack')
     .summary('pack a folder into one file')
     .description(
-      'Packs a folder of class folders into one safetensors file that emigm train reads by ranges: pictures\n' +
+      'Packs a folder of class folders into one safetensors file that emigm train reads by ranges: pictures ' +
         '(JPEG, PNG, WebP) cropped as for training, or cached latents (.npz).',
     )
     .argument('<folder>', 'class folders, or a folder with such a folder named train')

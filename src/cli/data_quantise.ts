@@ -31,7 +31,7 @@ export function registerQuantise(data: Command, io: Io): void {
     .command('quantise')
     .summary('fit a codebook of pixel patches')
     .description(
-      'Fits a codebook of patches of pictures by k-means, for models of codes: emigm train --preset maskgit or mdm.\n' +
+      'Fits a codebook of patches of pictures by k-means, for models of codes: emigm train --preset maskgit or mdm. ' +
         'The result depends on the data, the numbers below and the seed alone.',
     )
     .requiredOption('--data <path>', 'class folders of pictures, or a shard')
@@ -49,8 +49,10 @@ export function registerQuantise(data: Command, io: Io): void {
     .addHelpText(
       'after',
       '\nExamples:\n' +
-        '  emigm data quantise --data shapes --patch 4 --codes 512 --out codebook.safetensors\n' +
-        '  emigm train --config configs/shapes-discrete.json --codebook codebook.safetensors --data shapes --out runs/codes',
+        '  emigm data quantise --data shapes --patch 4 --codes 512 \\\n' +
+        '      --out codebook.safetensors\n' +
+        '  emigm train --config configs/shapes-discrete.json \\\n' +
+        '      --codebook codebook.safetensors --data shapes --out runs/codes',
     )
     .action((flags: QuantiseFlags) => quantise(flags, io));
 }

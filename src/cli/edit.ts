@@ -72,7 +72,8 @@ export function registerEdit(program: Command, io: Io): void {
       'after',
       '\nExamples:\n' +
         '  emigm edit --image photo.jpg --mask mask.png --class hat -n 4\n' +
-        '  emigm edit --image photo.jpg --mask mask.png --class 207 --model b-256.safetensors --vae kl16.ckpt',
+        '  emigm edit --image photo.jpg --mask mask.png --class 207 \\\n' +
+        '      --model b-256.safetensors --vae kl16.ckpt',
     )
     .action((flags: EditFlags) => editCommand(flags, io));
   addSettingsFlags(command);

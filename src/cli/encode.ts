@@ -47,7 +47,8 @@ export function registerEncode(program: Command, io: Io): void {
       'after',
       '\nExamples:\n' +
         '  emigm encode --data imagenet --out latents --vae kl16.ckpt\n' +
-        '  emigm encode --data photos --out latents512 --size 512 --vae mit-han-lab/dc-ae-f32c32-in-1.0 --pack photos.safetensors\n' +
+        '  emigm encode --data photos --out latents512 --size 512 \\\n' +
+        '      --vae mit-han-lab/dc-ae-f32c32-in-1.0 --pack photos.safetensors\n' +
         '  emigm encode --data imagenet --out latents --vae kl16.ckpt --shard 3/8\n' +
         '  emigm train --config configs/emigm-xs-256.json --data latents --out run',
     )

@@ -43,7 +43,7 @@ export function registerEval(program: Command, io: Io): void {
     .description('Measures images against a data set.')
     .addHelpText(
       'after',
-      '\nExample:\n  emigm eval fid --images out --reference imagenet256.npz --inception weights.pth',
+      '\nExample:\n  emigm eval fid --images out --reference imagenet256.npz \\\n' + '      --inception weights.pth',
     );
   const fid = evaluation
     .command('fid')
@@ -85,10 +85,12 @@ export function registerEval(program: Command, io: Io): void {
       `\nInception's weights: ${WEIGHTS_URL}\n` +
         "(pytorch-fid's pt_inception-2015-12-05-6726825d.pth holds the same).\n" +
         '\nExamples:\n' +
-        '  emigm eval fid --images out --reference stats.npz --inception weights-inception-2015-12-05-6726825d.pth\n' +
+        '  emigm eval fid --images out --reference stats.npz \\\n' +
+        '      --inception weights-inception-2015-12-05-6726825d.pth\n' +
         '  emigm eval fid --images imagenet256 --out imagenet256.npz --sfid\n' +
         '  emigm eval fid --images out --reference val256 --precision-recall --json\n' +
-        '  emigm eval fid --generate 50000 --model b-256.safetensors --vae kl16.ckpt --reference imagenet256.npz\n' +
+        '  emigm eval fid --generate 50000 --model b-256.safetensors \\\n' +
+        '      --vae kl16.ckpt --reference imagenet256.npz\n' +
         '  emigm eval fid --images out --state sums --shard 3/8\n' +
         '  emigm eval fid --generate 200 --extractor clothing32 --reference clothing/test',
     )

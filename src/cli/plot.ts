@@ -29,7 +29,7 @@ export function registerPlot(program: Command, io: Io): void {
     .command('plot')
     .summary('draw the curves of a training run, or of the schedules')
     .description(
-      'Draws loss (raw and smoothed), learning rate, gradient norm and images a second against the step,\n' +
+      'Draws loss (raw and smoothed), learning rate, gradient norm and images a second against the step, ' +
         'as curves.svg and curves.png in the run folder. Works while the run goes on.\n' +
         'With --axes: mask ratio and weighting of every schedule, and the tokens that each step reveals.',
     )

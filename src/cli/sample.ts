@@ -38,7 +38,7 @@ export function registerSample(program: Command, io: Io): void {
     .command('sample')
     .summary('draw images')
     .description(
-      'Draws images: one PNG each, a contact sheet and a JSON file with every setting that makes them again.\n' +
+      'Draws images: one PNG each, a contact sheet and a JSON file with every setting that makes them again. ' +
         'Settings that are not given come from the model file, else they are the official ones at 256 px.',
     )
     .addOption(
@@ -64,7 +64,8 @@ export function registerSample(program: Command, io: Io): void {
       'after',
       '\nExamples:\n' +
         '  emigm sample --class dress,hat -n 8\n' +
-        '  emigm sample --model b-256.safetensors --vae kl16.ckpt --class 207 --cfg 4 --cfg-interval 0.1,0.3\n' +
+        '  emigm sample --model b-256.safetensors --vae kl16.ckpt --class 207 \\\n' +
+        '      --cfg 4 --cfg-interval 0.1,0.3\n' +
         '  emigm sample --preset mar --steps 32\n' +
         '  emigm sample --steps 32 --head-steps 14 --seed 7 --save-steps',
     )

@@ -41,8 +41,8 @@ export function registerTrain(program: Command, io: Io): void {
     .command('train')
     .summary('train a model')
     .description(
-      'Trains a model on a folder of class folders of images (JPEG, PNG, WebP), on cached latents (.npz), or on a shard\n' +
-        '(.safetensors). The run folder holds checkpoints, log.jsonl, TensorBoard events, contact sheets, and always the\n' +
+      'Trains a model on a folder of class folders of images (JPEG, PNG, WebP), on cached latents (.npz), or on a shard ' +
+        '(.safetensors). The run folder holds checkpoints, log.jsonl, TensorBoard events, contact sheets, and always the ' +
         'newest averaged weights as model.safetensors. Ctrl-C saves; --resume goes on with the same numbers.',
     )
     .option('--config <file>', 'network and hyper-parameters (see configs/); with --resume that of the run')
@@ -66,7 +66,8 @@ export function registerTrain(program: Command, io: Io): void {
         '  emigm data shapes --out shapes --count 2000\n' +
         '  emigm train --config configs/shapes.json --data shapes --out runs/shapes\n' +
         '  emigm train --data shapes --out runs/shapes --resume --steps 4000\n' +
-        '  emigm train --config configs/shapes-discrete.json --preset maskgit --codebook codebook.safetensors --data shapes --out runs/codes\n' +
+        '  emigm train --config configs/shapes-discrete.json --preset maskgit \\\n' +
+        '      --codebook codebook.safetensors --data shapes --out runs/codes\n' +
         '  emigm sample --model runs/shapes/model.safetensors',
     );
   addHyperparameterFlags(command);

@@ -38,7 +38,7 @@ export function registerTrainClassifier(program: Command, io: Io): void {
     .command('train-classifier')
     .summary('train a small classifier, to judge samples')
     .description(
-      'Trains a small classifier on a folder of class folders of photographs. It judges whether samples show the class\n' +
+      'Trains a small classifier on a folder of class folders of photographs. It judges whether samples show the class ' +
         'that was asked for (emigm classify), and its features serve for Fréchet distances on small data.',
     )
     .requiredOption('--data <folder>', 'class folders of JPEG, PNG or WebP files')
@@ -49,7 +49,8 @@ export function registerTrainClassifier(program: Command, io: Io): void {
     .option('-q, --quiet', 'print nothing but errors')
     .addHelpText(
       'after',
-      '\nExample:\n  emigm train-classifier --data clothing/train --test clothing/test --out classifier.safetensors',
+      '\nExample:\n  emigm train-classifier --data clothing/train --test clothing/test \\\n' +
+        '      --out classifier.safetensors',
     );
   addHyperparameterFlags(command, classifierHyperparameters);
   addDeviceFlags(command);

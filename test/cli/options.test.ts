@@ -13,6 +13,7 @@ import {
 } from '../../src/cli/options.ts';
 import { createProgress, duration } from '../../src/cli/progress.ts';
 import { EmigmError } from '../../src/errors.ts';
+import { emigm } from '../helpers/cli.ts';
 
 const NAMES = ['dress', 'hat', 'longsleeve', 't-shirt', '7'];
 
@@ -145,4 +146,19 @@ describe('progress', () => {
   test('durations', () => {
     expect([0.4, 59.6, 200, 7500].map(duration)).toEqual(['0 s', '1 min 0 s', '3 min 20 s', '2 h 5 min']);
   });
+});
+
+test('help of every command fits 80 columns, addresses aside', async () => {
+  const help = async (argv: string[]): Promise<string[]> => {
+    const { out } = await emigm([...argv, '--help']);
+    const [, listed = ''] = out.split(/^Commands:$/m);
+    const names = [...listed.split('\n\n')[0].matchAll(/^ {2}([a-z][a-z-]+) /gm)]
+      .map(([, name]) => name)
+      .filter((name) => name !== 'help');
+    return [out, ...(await Promise.all(names.map((name) => help([...argv, name])))).flat()];
+  };
+  const pages = await help([]);
+  expect(pages.length).toBeGreaterThan(20);
+  const lines = pages.flatMap((page) => page.split('\n'));
+  expect(lines.filter((line) => line.length > 80 && !line.includes('https://'))).toEqual([]);
 });
