@@ -212,7 +212,7 @@ function copyRuntime(target: string): void {
 async function pack(folder: string, archive: string): Promise<void> {
   const partial = `${archive}.${process.pid}.partial`;
   const owner = ['--sort=name', '--owner=0', '--group=0', '--numeric-owner'];
-  const compress = 'xz -T0 --x86 --lzma2=preset=9e';
+  const compress = 'xz -T0 --x86 --lzma2=preset=6';
   const args = [...owner, '-I', compress, '-cf', partial, '-C', dirname(folder), basename(folder)];
   const code = await new Promise<number | null>((done, fail) => {
     spawn('tar', args, { stdio: ['ignore', 'ignore', 'inherit'] })
