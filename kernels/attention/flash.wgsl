@@ -155,8 +155,7 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) la
     }
   }
 
-  // The sums of the 8 invocations of a row of the grid meet only here.
-  workgroupBarrier();
+  // The sums of the 8 invocations of a row of the grid meet only here. All have read `partial` before the last barrier.
   partial[ty * SIDE + tx] = sum;
   workgroupBarrier();
   var total = vec4f();

@@ -164,8 +164,8 @@ fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_index) in
     }
   }
 
-  // The sums of the query's invocations meet only here; outputs are gathered into vec4s on the way out.
-  workgroupBarrier();
+  // The sums of the query's invocations meet only here; outputs are gathered into vec4s on the way out. All have read
+  // `partial` before the last barrier, and of `results` each has read the numbers that it writes.
   partial[index] = sum;
   for (var i = 0u; i < SHARE; i++) { results[query * RESULT_LINE + part + PARTS * i] = acc[i]; }
   workgroupBarrier();
