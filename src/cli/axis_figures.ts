@@ -1,6 +1,7 @@
 /** Figures of the axes of masked generation, out of their tables: a schedule that is added there is drawn here. */
 import type { TopLevelSpec } from 'vega-lite';
 import { axisPresets } from '../masking/axes.ts';
+import { COLOURS } from '../measurement/figure_base.ts';
 import { expectedReveals, lossWeight, maskSchedules, trainingSchedules } from '../masking/schedules.ts';
 
 export interface AxisFigure {
@@ -10,8 +11,6 @@ export interface AxisFigure {
 }
 
 const [WIDTH, HEIGHT] = [520, 300];
-/** Okabe and Ito: told apart by colour-blind eyes and in grey print. */
-const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#999999'];
 const POINTS = 200;
 /** Weights are drawn between these: gamma'/gamma runs to infinity where t is 0. */
 const WEIGHTS = [0.05, 100];

@@ -18,6 +18,24 @@ export const WIDTH = 340;
 export const HEIGHT = 220;
 /** Okabe and Ito, without their yellow, which is faint on white: told apart by colour-blind eyes and in grey print. */
 export const COLOURS = ['#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9', '#000000', '#8c8c8c'];
+/** The first six with as much white: for areas, where there are more than `COLOURS`. */
+const TINTS = ['#80b9d9', '#eaaf80', '#80cfb9', '#e6bcd3', '#f3cf80', '#abdaf4'];
+const SHAPES = [
+  'circle',
+  'square',
+  'cross',
+  'diamond',
+  'triangle-up',
+  'triangle-down',
+  'triangle-right',
+  'triangle-left',
+];
+const DASHES = [
+  [1, 0],
+  [6, 3],
+  [2, 2],
+  [8, 2, 2, 2],
+];
 /** Of the labels of legends and panels. */
 const FONT_SIZE = 12;
 const WIDEST = 350;
@@ -26,6 +44,16 @@ export const BREAK = '\n';
 /** A label of several lines, for what is encoded with `inLines`. */
 export const labelOf = (text: string): string => wrapped(text, FONT_SIZE, WIDEST).join(BREAK);
 export const inLines = { labelExpr: `split(datum.label, ${JSON.stringify(BREAK)})` };
+
+/** How the i-th of many series is drawn: once through the colours, then dashed and with other shapes, then dotted. */
+export function seriesLook(i: number) {
+  const turn = Math.floor(i / COLOURS.length);
+  return {
+    color: COLOURS[i % COLOURS.length],
+    shape: SHAPES[(i + turn) % SHAPES.length],
+    strokeDash: DASHES[turn % DASHES.length],
+  };
+}
 
 const config = {
   font: 'sans-serif',
@@ -42,7 +70,7 @@ const config = {
   },
   header: { labelFontSize: FONT_SIZE, titleFontSize: 12 },
   view: { stroke: '#cccccc' },
-  range: { category: COLOURS },
+  range: { category: [...COLOURS, ...TINTS] },
 };
 
 export const base = {

@@ -10,6 +10,7 @@ import {
   labelOf,
   nominal,
   quantitative,
+  seriesLook,
   WIDTH,
 } from './figure_base.ts';
 import { rooflineSpec } from './roofline_spec.ts';
@@ -27,6 +28,8 @@ const PART_COLOURS: Readonly<Record<string, string>> = {
 };
 const MOST_KERNELS = 12;
 const MOST_PANELS = 6;
+/** A line for each series, however it is told apart. */
+const detail = { field: 'series', type: nominal };
 /** Pixels that labels may stand over at the right of a panel. */
 const MARGIN = 60;
 /** How far bars of spread reach, in times the largest median. */
@@ -58,9 +61,12 @@ function named(reports: readonly NfeReport[]): Named[] {
   return order.flatMap((own) => found.filter((one) => one.own === own));
 }
 
-/** How series are told apart: by colour, and by shape and dashes the runs where there are several series of each. */
+/**
+ * How series are told apart: by colour, and by shape and dashes the runs where there are several series of each. Where
+ * there are more series than colours, dashes tell those of one colour apart.
+ */
 function encodings(rows: readonly Named[]) {
-  const count = (field: 'run' | 'own') => new Set(rows.map((row) => row[field])).size;
+  const names = (field: 'run' | 'own' | 'series') => [...new Set(rows.map((row) => row[field]))];
   const by = (field: string, more = {}) => ({
     field,
     type: nominal,
@@ -69,9 +75,27 @@ function encodings(rows: readonly Named[]) {
     legend: inLines,
     ...more,
   });
-  if (count('run') === 1 || count('own') === 1) return { color: by('series'), shape: by('series') };
+  const looks = (field: 'series' | 'own', look: 'color' | 'shape' | 'strokeDash', more = {}) => {
+    const domain = names(field);
+    return by(field, { scale: { domain, range: domain.map((_, i) => seriesLook(i)[look]) }, ...more });
+  };
+  if (names('run').length === 1 || names('own').length === 1) {
+    // A scale would dash the outlines of the legend's symbols too.
+    const condition = names('series').map((name, i) => {
+      return { test: { field: 'series', equal: name }, value: seriesLook(i).strokeDash };
+    });
+    const isMany = condition.length > COLOURS.length;
+    return {
+      color: looks('series', 'color'),
+      shape: looks('series', 'shape'),
+      ...(isMany && { strokeDash: { condition, value: [1, 0] } }),
+    };
+  }
   const run = by('run');
-  return { color: by('own', { legend: { ...inLines, symbolType: 'square' } }), shape: run, strokeDash: run };
+  const isMany = names('own').length > COLOURS.length;
+  const legend = { ...inLines, symbolType: isMany ? 'stroke' : 'square' };
+  const strokeDash = isMany ? looks('own', 'strokeDash', { legend }) : run;
+  return { color: looks('own', 'color', { legend }), shape: run, strokeDash };
 }
 
 /** All figures that the numbers allow. */
@@ -100,7 +124,7 @@ function latency(rows: readonly Named[]): FigureSpec {
     data: { values },
     encoding: { x, color },
     layer: [
-      { mark: { type: 'line', strokeWidth: 2 }, encoding: { y, strokeDash, order: { field: 'nfe' } } },
+      { mark: { type: 'line', strokeWidth: 2 }, encoding: { y, strokeDash, detail, order: { field: 'nfe' } } },
       { mark: { type: 'rule', strokeWidth: 1.5, clip: true }, encoding: range },
       { mark: { type: 'point', filled: true, size: 55, opacity: 1 }, encoding: { y, shape } },
     ],
@@ -202,7 +226,7 @@ function quality(rows: readonly Named[]): FigureSpec | undefined {
     data: { values },
     encoding: { x, y, color },
     layer: [
-      { mark: { type: 'line', strokeWidth: 2 }, encoding: { strokeDash, order: { field: 'seconds' } } },
+      { mark: { type: 'line', strokeWidth: 2 }, encoding: { strokeDash, detail, order: { field: 'seconds' } } },
       { mark: { type: 'point', filled: true, size: 55, opacity: 1 }, encoding: { shape } },
       { mark: { type: 'text', dy: -10, fontSize: 12 }, encoding: { text: { field: 'steps' } } },
     ],

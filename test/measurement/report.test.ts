@@ -5,6 +5,8 @@ import { join } from 'node:path';
 import sharp from 'sharp';
 import { afterAll, describe, expect, it } from 'vitest';
 import { writeReport } from '../../src/cli/write_report.ts';
+import { renderCurves } from '../../src/cli/curves.ts';
+import { seriesLook } from '../../src/measurement/figure_base.ts';
 import { figureSpecs } from '../../src/measurement/figures.ts';
 import { logarithmic } from '../../src/measurement/roofline_spec.ts';
 import { runNames, split } from '../../src/measurement/rows.ts';
@@ -18,6 +20,7 @@ import {
   partsTable,
   time,
 } from '../../src/measurement/tables.ts';
+import type { NfeReport } from '../../src/measurement/schema.ts';
 import { wrapped } from '../../src/measurement/text_width.ts';
 import { hasBrowser, withPage } from '../helpers/browser.ts';
 import { madeReport, madeRow } from '../helpers/nfe_report.ts';
@@ -138,6 +141,22 @@ it('a run that was held up does not flatten the others', () => {
   const [{ spec }] = figureSpecs([madeReport('A', held)]);
   const most = Math.max(...rows.map(({ seconds }) => seconds.anImage.median));
   expect(JSON.stringify(spec)).toContain(`"domain":[0,${1.3 * most}]`);
+});
+
+it('more series than colours are told apart by dashes and shapes', async () => {
+  const batches = Array.from({ length: 11 }, (_, i) => i + 1);
+  const all = [4, 8].flatMap((steps) => batches.map((batch) => madeRow(steps, batch)));
+  const drawn = async (...reports: NfeReport[]) => {
+    const svg = await renderCurves(figureSpecs(reports)[0].spec);
+    const lines = [...svg.matchAll(/<path [^>]*aria-roledescription="line mark"[^>]*>/g)].map(([line]) => line);
+    const looks = lines.map((line) => [/stroke="[^"]*"/, /stroke-dasharray="[^"]*"/].map((one) => one.exec(line)?.[0]));
+    return [lines.length, new Set(looks.map((look) => String(look))).size];
+  };
+  expect(await drawn(madeReport('A', all))).toEqual([11, 11]);
+  // Lines of two runs look alike, and are two.
+  expect(await drawn(madeReport('A', all), madeReport('B', all))).toEqual([22, 11]);
+  const looks = Array.from({ length: 32 }, (_, i) => JSON.stringify(seriesLook(i)));
+  expect(new Set(looks).size).toBe(32);
 });
 
 it('parts of points with one NFE and other steps stand beside each other', () => {
