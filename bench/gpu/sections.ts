@@ -90,7 +90,7 @@ export function sections({ adapter, quick = false }: { adapter: string; quick?: 
     },
     kernels('all', 240, '--shapes models --variant best', '--op layernorm --rows 16'),
     ...sampling('compile', [0, 1, 2], [64], 240),
-    peers('parts-compile', 200, parts, '^emigm f16$|compile'),
+    peers('parts-compile', 200, parts, '^emigm( f16)?$|compile'),
     ...sampling('compile', [0, 1, 2], [1, 8], 240),
   ];
 }

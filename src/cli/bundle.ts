@@ -106,7 +106,7 @@ export async function bundle(
   io.out(folder);
   if (!flags.archive) return { folder };
   const archive = `${folder}.tar.xz`;
-  await pack(folder, archive);
+  await pack(folder, archive, development ? 9 : 6);
   io.out(`${archive} (${megabytes(statSync(archive).size)})`);
   return { folder, archive };
 }
@@ -208,11 +208,11 @@ function copyRuntime(target: string): void {
   }
 }
 
-/** The folder as a .tar.xz, files in one order and owned by nobody in particular. */
-async function pack(folder: string, archive: string): Promise<void> {
+/** The folder as a .tar.xz, files in one order and owned by nobody in particular; higher presets are slow and smaller. */
+async function pack(folder: string, archive: string, preset: number): Promise<void> {
   const partial = `${archive}.${process.pid}.partial`;
   const owner = ['--sort=name', '--owner=0', '--group=0', '--numeric-owner'];
-  const compress = 'xz -T0 --x86 --lzma2=preset=6';
+  const compress = `xz -T0 --x86 --lzma2=preset=${preset}`;
   const args = [...owner, '-I', compress, '-cf', partial, '-C', dirname(folder), basename(folder)];
   const code = await new Promise<number | null>((done, fail) => {
     spawn('tar', args, { stdio: ['ignore', 'ignore', 'inherit'] })
