@@ -3,12 +3,11 @@
  * is missing for shows on CPU drivers too (see test/helpers/invocation_order.ts).
  *
  * Of any two invocations that one of the orders puts in different subgroups, each comes first once, so that a read that
- * should wait for a write is seen, and a write that should wait for a read. With a barrier taken out of a kernel, each in
- * turn, all kernels fail here on one of the two CPU drivers; of kernels/categorical/threshold.wgsl alone two barriers in
- * `most_of` can go unseen, since all probabilities grow alike with a wrong maximum. Not seen on SwiftShader, but on
- * lavapipe: what follows a loop that has a barrier, because SwiftShader ends such a loop in one more. Not seen at all:
- * races between workgroups (none of the kernels has them meet) and writes of equal values. Barriers that not all
- * invocations reach the compiler refuses.
+ * should wait for a write is seen, and a write that should wait for a read. With one barrier taken out of a kernel, each
+ * in turn, lavapipe's results differ for all but the one inside the maximum of kernels/categorical/threshold.wgsl (a wrong
+ * maximum that all share cancels out). On SwiftShader what follows a loop that has a barrier goes unseen too, because it
+ * ends such a loop in one more. Not seen at all: races between workgroups (none of the kernels has them meet) and writes of
+ * equal values. Barriers that not all invocations reach the compiler refuses.
  */
 import { readdirSync } from 'node:fs';
 import { join } from 'node:path';
