@@ -1,6 +1,6 @@
 /**
  * Tokenizers: autoencoders between images and the latents that models draw. One interface for all kinds, on arrays in
- * host memory; batches are split into what fits the adapter, and maps that do not fit at all are decoded in tiles.
+ * host memory; batches are split into what fits the adapter, and what does not fit at all goes through in tiles.
  */
 import { EmigmError } from '../errors.ts';
 import type { Device, DeviceOptions } from '../gpu/device.ts';
@@ -230,22 +230,33 @@ export class Tokenizer {
   /**
    * Encodes images [n, 3, height, width] in [-1, 1] as they are cached: moments [n, 2 channels, h, w] (mean, then
    * log-variance), or latents [n, channels, h, w] of a kind without a posterior; not scaled.
-   * @throws EmigmError 'input' for sides that do not fit, 'memory' when not even one image fits, 'aborted'
+   * @throws EmigmError 'input' for sides that do not fit, 'memory' when not even a tile fits, 'aborted'
    */
   async encode(images: Float32Array, size: MapSize, signal?: AbortSignal): Promise<Float32Array<ArrayBuffer>> {
-    const { height, width } = this.latentSize(size);
-    const planes = (this.hasPosterior ? 2 : 1) * this.channels;
-    const pass: Pass = {
+    const latents = this.latentSize(size);
+    const whole = this.encodePass(latents);
+    if (this.passes.fits(whole)) return this.passes.all(whole, images, { signal, onSeconds: this.count('encode') });
+    const each = whole.output.reduce((a, b) => a * b, 1);
+    const all = new Float32Array(itemCount(images, whole) * each);
+    for (const [i, image] of itemsOf(images, whole).entries()) {
+      all.set(await this.inTiles('encode', image, latents, whole, signal), i * each);
+    }
+    return all;
+  }
+
+  private encodePass({ height, width }: MapSize): Pass {
+    const { stride, network } = this;
+    const pixels = { height: stride * height, width: stride * width };
+    return {
       name: 'encode',
-      task: encodeTask(size),
-      input: [3, size.height, size.width],
-      output: [planes, height, width],
-      ...this.limits(size),
+      task: encodeTask(pixels),
+      input: [3, pixels.height, pixels.width],
+      output: [(this.hasPosterior ? 2 : 1) * this.channels, height, width],
+      ...this.limits(pixels),
       record: (r, { input, output }) => {
-        imageLayout(r, this.network.encode(r, input), 'last', 'planes', { out: output });
+        imageLayout(r, network.encode(r, input), 'last', 'planes', { out: output });
       },
     };
-    return this.passes.all(pass, images, { signal, onSeconds: this.count('encode') });
   }
 
   /**
@@ -265,15 +276,16 @@ export class Tokenizer {
     const { height, width } = this.latentSize(size);
     const { scale = this.scale, signal } = options;
     const draw = this.hasPosterior ? options.draw : undefined;
-    const pass: Pass = {
-      name: `latents ${scale} ${draw?.seed}`,
+    const onSeconds = this.count('encode');
+    const pass = (isWhole: boolean): Pass => ({
+      name: `${isWhole ? '' : 'encoded '}latents ${scale} ${draw?.seed}`,
       task: encodeTask(size),
-      input: [3, size.height, size.width],
+      input: isWhole ? [3, size.height, size.width] : this.encodePass({ height, width }).output,
       output: [this.channels, height, width],
-      ...this.limits(size),
+      ...(isWhole ? this.limits(size) : { batch: 1, limit: 1 }),
       rows: draw && height * width,
       record: (r, { input, output, rows }) => {
-        const encoded = this.network.encode(r, input);
+        const encoded = isWhole ? this.network.encode(r, input) : imageLayout(r, input, 'planes', 'last');
         if (!this.hasPosterior) return void imageLayout(r, encoded, 'last', 'planes', { scale, out: output });
         let noise: Tensor | undefined;
         if (draw && rows) {
@@ -283,8 +295,10 @@ export class Tokenizer {
         }
         imageLayout(r, posterior(r, encoded, { noise, scale }), 'last', 'planes', { out: output });
       },
-    };
-    return this.passes.all(pass, images, { signal, indices: draw?.indices, onSeconds: this.count('encode') });
+    });
+    const isWhole = this.passes.fits(pass(true));
+    const input = isWhole ? images : await this.encode(images, size, signal);
+    return this.passes.all(pass(isWhole), input, { signal, indices: draw?.indices, onSeconds });
   }
 
   /**
@@ -303,11 +317,7 @@ export class Tokenizer {
       yield* this.passes.run(pass, latents, { signal, onSeconds: this.count('decode') });
       return;
     }
-    const items = itemCount(latents, pass);
-    const item = latents.length / items;
-    for (let i = 0; i < items; i++) {
-      yield await this.decodeTiles(latents.subarray(i * item, (i + 1) * item), size, scale, signal);
-    }
+    for (const latent of itemsOf(latents, pass)) yield await this.inTiles('decode', latent, size, pass, signal, scale);
   }
 
   private decodePass({ height, width }: MapSize, scale: number): Pass {
@@ -325,31 +335,42 @@ export class Tokenizer {
     };
   }
 
-  /** Tiles of half, a quarter ... of the side, with a quarter of a tile in common; norms see a tile at a time. */
-  private async decodeTiles(latent: Float32Array, size: MapSize, scale: number, signal?: AbortSignal) {
-    const { stride } = this;
+  /**
+   * Tiles of half, a quarter ... of the side of the `whole`, with a quarter of a tile in common; norms see a tile at a
+   * time. `size`: of the latents.
+   */
+  private async inTiles(
+    kind: 'encode' | 'decode',
+    map: Float32Array,
+    size: MapSize,
+    whole: Pass,
+    signal?: AbortSignal,
+    scale = 1,
+  ): Promise<Float32Array<ArrayBuffer>> {
+    // Numbers of a side that a latent is, of what is cut and of what is blended.
+    const [from, to] = kind === 'encode' ? [this.stride, 1] : [1, this.stride];
+    const source = { height: from * size.height, width: from * size.width };
+    const [channels, height, width] = whole.output;
     for (let side = 2 ** Math.ceil(Math.log2(Math.max(size.height, size.width)) - 1); side >= LEAST_TILE; side /= 2) {
-      const rows = Math.min(side, size.height);
-      const columns = Math.min(side, size.width);
-      const pass = this.decodePass({ height: rows, width: columns }, scale);
+      const tile = { height: Math.min(side, size.height), width: Math.min(side, size.width) };
+      const pass = kind === 'encode' ? this.encodePass(tile) : this.decodePass(tile, scale);
       if (!this.passes.fits(pass)) continue;
       const overlap = side / 4;
-      const blend = new TileBlend(
-        { channels: 3, height: stride * size.height, width: stride * size.width },
-        stride * overlap,
-      );
-      for (const top of tileStarts(size.height, rows, overlap)) {
-        for (const left of tileStarts(size.width, columns, overlap)) {
-          const part = cutTile(latent, size, { top, left, rows, columns });
-          const at = { top: stride * top, left: stride * left, rows: stride * rows, columns: stride * columns };
-          blend.add(await this.passes.all(pass, part, { signal, onSeconds: this.count('decode') }), at);
+      const blend = new TileBlend({ channels, height, width }, to * overlap);
+      for (const top of tileStarts(size.height, tile.height, overlap)) {
+        for (const left of tileStarts(size.width, tile.width, overlap)) {
+          const at = (by: number) => {
+            return { top: by * top, left: by * left, rows: by * tile.height, columns: by * tile.width };
+          };
+          const part = cutTile(map, source, at(from));
+          blend.add(await this.passes.all(pass, part, { signal, onSeconds: this.count(kind) }), at(to));
         }
       }
       return blend.result();
     }
     throw new EmigmError(
       'memory',
-      `${this.kind} cannot decode tiles of ${LEAST_TILE} latents of a side in the memory that is left`,
+      `${this.kind} cannot ${kind} tiles of ${LEAST_TILE} latents of a side in the memory that is left`,
     );
   }
 
@@ -371,3 +392,10 @@ export class Tokenizer {
 }
 
 const encodeTask = ({ height, width }: MapSize): string => `encode pictures of ${width} x ${height} pixels`;
+
+/** Each item of those that a pass takes. */
+function itemsOf(items: Float32Array, pass: Pass): Float32Array[] {
+  const count = itemCount(items, pass);
+  const size = items.length / count;
+  return Array.from({ length: count }, (_, i) => items.subarray(i * size, (i + 1) * size));
+}

@@ -193,16 +193,55 @@ describe('tiles', () => {
       const tokenizer = await loadTokenizer(path, { device: small });
       const tiled = (await tokenizer.decode(values, map).next()).value!;
       expect(tiled).toHaveLength(whole.length);
-      const error = Math.sqrt(tiled.reduce((sum: number, x: number, i: number) => sum + (x - whole[i]) ** 2, 0));
-      const power = Math.sqrt(whole.reduce((sum: number, x: number) => sum + x ** 2, 0));
-      expect(error).toBeGreaterThan(0);
-      expect(error).toBeLessThan(0.3 * power);
-      await expect(tokenizer.encode(random().uniform(3 * 256 * 256), { height: 256, width: 256 })).rejects.toThrow(
-        /^cannot encode pictures of 256 x 256 pixels: not even one fits the memory of .*; take smaller ones$/,
+      expectNear(tiled, whole);
+      tokenizer.dispose();
+    } finally {
+      small.dispose();
+    }
+  });
+
+  it('encode what is too large for the memory, near to the whole, and draw from it by the same noise', async () => {
+    const pictures = { height: 48, width: 64 };
+    const images = random().uniform(3 * 48 * 64);
+    const draw = { seed: 5, indices: [3] };
+    const run = async (tokenizer: Tokenizer) => [
+      await tokenizer.encode(images, pictures),
+      await tokenizer.latents(images, pictures, { draw }),
+    ];
+    const whole = await using(1, run);
+    const small = await Device.open({ memory: 5e6 });
+    try {
+      const tokenizer = await loadTokenizer(path, { device: small });
+      const tiled = await run(tokenizer);
+      for (const [i, one] of tiled.entries()) expectNear(one, whole[i]);
+      tokenizer.dispose();
+    } finally {
+      small.dispose();
+    }
+  });
+
+  it('are refused where not even the smallest fits', async () => {
+    const before = device.allocated;
+    const weights = await using(1, async () => device.allocated - before);
+    const small = await Device.open({ memory: weights + 8192 });
+    try {
+      const tokenizer = await loadTokenizer(path, { device: small });
+      const images = random().uniform(3 * 256 * 256);
+      await expect(tokenizer.encode(images, { height: 256, width: 256 })).rejects.toThrow(
+        /^KL-16 cannot encode tiles of 8 latents of a side in the memory that is left$/,
       );
       tokenizer.dispose();
     } finally {
       small.dispose();
     }
   });
+
+  /** Near, not equal: norms see a tile at a time. */
+  function expectNear(tiled: Float32Array, whole: Float32Array): void {
+    expect(tiled).toHaveLength(whole.length);
+    const error = Math.sqrt(tiled.reduce((sum, x, i) => sum + (x - whole[i]) ** 2, 0));
+    const power = Math.sqrt(whole.reduce((sum, x) => sum + x ** 2, 0));
+    expect(error).toBeGreaterThan(0);
+    expect(error).toBeLessThan(0.3 * power);
+  }
 });
