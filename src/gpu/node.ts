@@ -302,6 +302,9 @@ export function adapterName(info: AdapterNames): string {
   return isCpuDriver(info) || !hardware ? description : `${hardware} (${description})`;
 }
 
+/** The system has no Vulkan loader: the one that was loaded for the first device is found under its name by the next. */
+let hasEmbeddedLoader = false;
+
 const canEmbed = () => process.platform === 'linux' && process.arch === 'x64';
 
 /**
@@ -333,11 +336,12 @@ export async function openAdapter(choice: AdapterChoice = process.env.EMIGM_ADAP
     process.env.XDG_RUNTIME_DIR ||= '/tmp'; // Mesa complains without it
     const named = process.env.VK_DRIVER_FILES || process.env.VK_ICD_FILENAMES;
     const { known, others } = named ? { known: [named], others: [] } : findDrivers();
-    if (canLoad('libvulkan.so.1')) {
+    if (!hasEmbeddedLoader && canLoad('libvulkan.so.1')) {
       if (others.length > 0) useDriver([...known, ...others].join(':'));
     } else if (canEmbed() && known.length + others.length > 0) {
       loadLibrary(join(await unpackEmbeddedDriver(), 'libvulkan.so.1'));
       useDriver([...known, ...others].join(':'));
+      hasEmbeddedLoader = true;
       driver = 'system Vulkan driver, embedded Vulkan loader';
     } else if (canEmbed() && choice === 'auto') {
       await embedded();
