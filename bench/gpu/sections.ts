@@ -55,7 +55,7 @@ export function sections({ adapter, quick = false }: { adapter: string; quick?: 
   const shapes = (rows: number) => `^matmul ${rows} x (768|1024|1280|3072|4096|5120) x`;
   const parts = '^(attention|ViT block|diffusion head|eMIGM-B evaluation|200 tiny)';
 
-  return [
+  const all: Section[] = [
     cli('doctor', 120, 'doctor --check --json', 'doctor --json'),
     {
       name: 'tests',
@@ -104,6 +104,7 @@ export function sections({ adapter, quick = false }: { adapter: string; quick?: 
     peers('parts-compile', 200, parts, '^emigm( f16)?$|compile'),
     ...sampling('compile', [0, 1, 2], [1, 8], 240),
   ];
+  return quick ? all.map((section) => ({ ...section, estimate: 30 })) : all;
 }
 
 const words = (text: string): string[] => text.split(' ');

@@ -134,10 +134,10 @@ describe('a section ends', () => {
   });
 
   it('stopped when time is up: again later, or as far as it went where a call has no more', async () => {
-    expect(await run('d', 'stays', false, 0.5)).toBe('stopped');
+    expect(await run('d', 'stays', false, 0.3)).toBe('stopped');
     expect(existsSync(join(folder, 'd.json'))).toBe(false);
     expect(existsSync(join(folder, 'd.partial.json'))).toBe(false);
-    expect(await run('d', 'stays', true, 0.5)).toBe('done');
+    expect(await run('d', 'stays', true, 3)).toBe('done');
     expect(text('d.json')).toBe('{"rows":[1]}');
   });
 });
