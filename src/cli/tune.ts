@@ -3,9 +3,9 @@ import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device } from '../gpu/device.ts';
 import { kernelHash } from '../gpu/node.ts';
-import { tuningText } from '../gpu/tuning.ts';
+import { shapeOf, tuningText } from '../gpu/tuning.ts';
 import { layersOf } from '../measurement/kernels/layers.ts';
-import { type Choice, tuneLayers } from '../measurement/kernels/tune.ts';
+import { type Choice, entries, tuneLayers } from '../measurement/kernels/tune.ts';
 import { digits, time } from '../measurement/tables.ts';
 import { openModel } from '../models/checkpoint.ts';
 import { type ModelConfig, preset, presets } from '../models/config.ts';
@@ -38,10 +38,10 @@ export function registerTune(program: Command, io: Io): void {
     .command('tune')
     .summary('measure which kernels are best here, and remember it')
     .description(
-      'Times every implementation that the adapter allows on the layers of a model, and stores the best of each shape in ' +
-        'the cache folder, for this adapter, this driver and these kernels. What samples or trains later takes it up, ' +
-        'unless --kernel says otherwise (--kernel matmul=default is the built-in choice) or EMIGM_TUNING=off is set.\n\n' +
-        'A choice never depends on the number of rows, so that an image is the same in every batch; but other kernels add ' +
+      'Times every implementation that the adapter allows on the layers of a model, then the sizes of its tiles on a few ' +
+        'numbers of rows, and stores the best of each shape in the cache folder, for this adapter, this driver and ' +
+        'these kernels. What samples or trains later takes it up, unless --kernel says otherwise (--kernel matmul=default is the built-in choice) or EMIGM_TUNING=off is set.\n\n' +
+        'An implementation is never chosen by the number of rows, and tiles change no bit, so that an image is the same in every batch; but other kernels add ' +
         'in another order, so that images from before and after differ in their last bits.',
     )
     .option(
@@ -85,7 +85,9 @@ export async function tune(flags: TuneFlags, io: Io): Promise<void> {
     progress.stop();
     // Also with EMIGM_TUNING=off, when devices do not take them up.
     const { state, tuning } = device.storedTuning;
-    const kept = state === 'current' || state === 'off' ? tuning?.choices : {};
+    const before = state === 'current' || state === 'off' ? Object.entries(tuning?.choices ?? {}) : [];
+    const shapes = new Set(found.map(({ key }) => key));
+    const kept = before.filter(([key]) => !shapes.has(shapeOf(key)));
     const file = device.storeTuning({
       format: 'emigm-tuning',
       version: 1,
@@ -93,7 +95,7 @@ export async function tune(flags: TuneFlags, io: Io): Promise<void> {
       driver: device.driver,
       kernels: kernelHash(),
       date: new Date().toISOString(),
-      choices: { ...kept, ...Object.fromEntries(found.map(({ key, choice }) => [key, choice])) },
+      choices: Object.fromEntries([...kept, ...found.flatMap(entries)]),
     });
     if (flags.json) io.out(JSON.stringify({ adapter: device.name, driver: device.driver, file, found }, null, 2));
     else if (!quiet) io.out(`${text(found)}\n\nstored in ${file}`);
@@ -151,9 +153,14 @@ function text(found: readonly Choice[]): string {
   const base = total(({ builtIn, seconds }) => seconds[builtIn]);
   const now = total(({ choice, seconds }) => seconds[choice]);
   const changed = found.filter(({ choice, builtIn }) => choice !== builtIn).length;
+  const tiles = found.flatMap((one) => one.tiles);
+  const better = tiles.filter(({ choice, builtIn }) => choice !== builtIn);
+  const gains = better.map(({ gain }) => gain);
   return (
     `${table([['layer', 'built in', 'better', 'gain', ...names], ...rows], [3, ...names.map((_, i) => 4 + i)])}\n\n` +
     `seconds an image in all calls of the layer; ${changed} of ${found.length} shapes have a better kernel than the built-in ` +
-    `one${changed > 0 ? `: ${time(now)} an image instead of ${time(base)} in these layers` : ''}`
+    `one${changed > 0 ? `: ${time(now)} an image instead of ${time(base)} in these layers` : ''}\n` +
+    `${better.length} of ${tiles.length} numbers of rows have a better tile than the built-in one` +
+    `${gains.length > 0 ? `, by ${digits(Math.min(...gains))} to ${digits(Math.max(...gains))}` : ''}`
   );
 }

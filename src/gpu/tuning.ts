@@ -13,7 +13,10 @@ export interface Tuning {
   /** Hash of all kernel files. */
   kernels: string;
   date: string;
-  /** `matmul 768x3072 f16` to the implementation: see `shapeKey`. */
+  /**
+   * `matmul 768x3072 f16` to the implementation, see `shapeKey`; `matmul 768x3072 f16 @ 320` to an implementation and its
+   * best tile at that many rows, see `tileKey`.
+   */
   choices: Record<string, string>;
 }
 
@@ -35,6 +38,50 @@ export const shapeKey = {
   attention: (headDim: number, dtype: string): string => `attention ${headDim} ${dtype}`,
   layernorm: (width: number): string => `layernorm ${width}`,
 } as const;
+
+/** Names what is measured of a layer at one number of rows. */
+export const tileKey = (shape: string, rows: number): string => `${shape} @ ${rows}`;
+/** The layer's shape of either kind of key. */
+export const shapeOf = (key: string): string => key.split(' @ ')[0];
+const isTileKey = (key: string) => key.includes(' @ ');
+
+/** What `tileKey` leads to: the rows that a workgroup of this implementation takes. */
+export const tileChoice = (variant: string, tile: number): string => `${variant} ${tile}`;
+
+/** Measured tiles of each shape, of choices that a device has. */
+const measured = new WeakMap<object, Map<string, { rows: number; variant: string; tile: number }[]>>();
+
+function measuredTiles(variants: Readonly<Record<string, string>>) {
+  let shapes = measured.get(variants);
+  if (shapes) return shapes;
+  measured.set(variants, (shapes = new Map()));
+  for (const [key, value] of Object.entries(variants).filter(([name]) => isTileKey(name))) {
+    const [shape, rows] = key.split(' @ ');
+    const [variant, tile] = value.split(' ');
+    const own = shapes.get(shape) ?? [];
+    shapes.set(shape, [...own, { rows: Number(rows), variant, tile: Number(tile) }]);
+  }
+  return shapes;
+}
+
+/** A number of rows is served by what was measured at one not farther away than by this factor. */
+const NEAR = 2;
+
+/**
+ * Of `tiles`, the rows of a workgroup that the implementation can have for so many rows, the one that was measured to be
+ * best near them, else the first. They differ in speed alone: no bit of a result depends on them.
+ */
+export function preferredTile(
+  { variants }: Pick<Device, 'variants'>,
+  { shape, variant, rows }: { shape: string; variant: string; rows: number },
+  tiles: readonly number[],
+): number {
+  const distance = (other: { rows: number }) => Math.abs(Math.log(other.rows / rows));
+  const near = (measuredTiles(variants).get(shape) ?? [])
+    .filter((one) => one.variant === variant && tiles.includes(one.tile) && distance(one) <= Math.log(NEAR))
+    .sort((a, b) => distance(a) - distance(b));
+  return near[0]?.tile ?? tiles[0];
+}
 
 /** Implementations with the one first that was asked for, of this op or, measured, of this shape; if it is among them. */
 export function preferredFirst<T extends string>(
@@ -59,7 +106,7 @@ export function withTuning(
 /** Where the choice of implementations comes from, for people. */
 export function tuningText(tuning: Tuning | undefined): string {
   if (!tuning) return 'the built-in table';
-  return `emigm tune of ${tuning.date.slice(0, 10)} (${Object.keys(tuning.choices).length} shapes)`;
+  return `emigm tune of ${tuning.date.slice(0, 10)} (${Object.keys(tuning.choices).filter((key) => !isTileKey(key)).length} shapes)`;
 }
 
 /** What is stored and whether it counts, for people. */

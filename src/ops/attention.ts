@@ -3,7 +3,7 @@ import { EmigmError } from '../errors.ts';
 import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import type { DType, Tensor } from '../gpu/tensor.ts';
-import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
+import { preferredFirst, preferredTile, shapeKey } from '../gpu/tuning.ts';
 import { type Dropout, dropoutKeys, dropoutLevel, headKey, randomBits } from './dropout.ts';
 import { matrixShape } from './matmul_kernels.ts';
 import type { Input, Op, Problem } from './op.ts';
@@ -32,6 +32,8 @@ export interface AttentionOptions {
   /** Drops weights after the softmax, for training; queries and keys are at most 65536 then. */
   dropout?: Dropout;
   variant?: string;
+  /** Queries that a workgroup takes on, of those that the implementation has; else those that suit. */
+  tile?: number;
 }
 
 /** What decides which kernels can serve: `plain` keeps no log-sum-exp and drops no weight. */
@@ -46,24 +48,31 @@ const variants = (device: Device, uses: Uses) =>
 
 function usable(device: Device, { headDim, dtype, plain }: Uses): string[] {
   const flash = headDim % 4 === 0 && headDim <= 256;
-  const matrix = flash && plain && dtype === 'f16' && matrixTile(device, headDim) !== undefined;
+  const matrix = flash && plain && dtype === 'f16' && matrixTiles(device, headDim).length > 0;
   const subgroup = flash && device.hasSubgroups && (device.lanes === 4 || device.lanes === 8 || device.lanes === 16);
   const cpu = !subgroup ? [] : device.lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
   if (device.isCpu) return [...cpu, 'reference', ...(flash ? ['flash'] : [])];
   return [...(matrix ? ['flash_matrix'] : []), ...(flash ? ['flash'] : []), 'reference', ...cpu];
 }
 
-/** Constants of `flash_matrix.wgsl`: as many queries a workgroup as its memory has room for. */
-function matrixTile(device: Device, headDim: number) {
-  const shape = matrixShape(device);
-  if (!shape) return undefined;
-  const [keys, padded] = [32, Math.ceil(headDim / 16) * 16];
+/** Keys at a time in `flash_matrix.wgsl`. */
+const MATRIX_KEYS = 32;
+
+/** Queries of a workgroup of `flash_matrix.wgsl` that its memory has room for, the most first. */
+function matrixTiles(device: Device, headDim: number): number[] {
+  if (!matrixShape(device)) return [];
+  const [keys, padded] = [MATRIX_KEYS, Math.ceil(headDim / 16) * 16];
   const bytes = (queries: number) =>
     2 * (queries + keys) * (padded + 8) + 2 * queries * (keys + 8) + 4 * queries * (Math.max(keys, padded) + 8);
-  const queries = [64, 32].find((rows) => bytes(rows) <= device.workgroupMemory);
-  if (queries === undefined) return undefined;
-  const { m, n, k } = shape;
-  return { QUERIES: queries, KEYS: keys, MATRIX_M: m, MATRIX_N: n, MATRIX_K: k, LANES: device.lanes };
+  return [64, 32].filter((rows) => bytes(rows) <= device.workgroupMemory);
+}
+
+/** Queries that a workgroup can take on, the built-in choice first; none where there is no choice. */
+function attentionTiles(device: Device, variant: string, headDim: number, queries: number): number[] {
+  if (variant === 'flash_matrix') return matrixTiles(device, headDim);
+  if (variant !== 'cpu') return [];
+  const builtIn = attentionRows(device.lanes, headDim, queries);
+  return [builtIn, ...[device.lanes, 2 * device.lanes].filter((rows) => rows !== builtIn)];
 }
 
 /** What the kernels want to know of dropout; zeros without it. @throws EmigmError 'shape' when a length is too great. */
@@ -101,20 +110,19 @@ export function attention(
   const out = options.out ?? r.temp([batch, queries, heads * headDim], dtype, 'attention out');
   const lanes = r.device.lanes;
   const consts: Record<string, string | number> = { HEAD_DIM: headDim };
-  let rows = 64;
+  const layer = { shape: shapeKey.attention(headDim, q.tensor.dtype), variant, rows: queries };
+  const tiles = attentionTiles(r.device, variant, headDim, queries);
+  let rows = options.tile ?? preferredTile(r.device, layer, tiles) ?? 64;
   if (variant === 'cpu_quad') rows = 8;
   if (variant === 'flash') rows = 32;
-  if (variant === 'cpu') {
-    rows = attentionRows(lanes, headDim, queries);
-    Object.assign(consts, { LANES: lanes, ROWS: rows });
-  }
+  if (variant === 'cpu') Object.assign(consts, { LANES: lanes, ROWS: rows });
   if (half) {
     Object.assign(consts, variant === 'reference' ? { Elem: 'f16' } : { Elem4: 'vec4<f16>' });
   }
-  const matrix = variant === 'flash_matrix' ? matrixTile(r.device, headDim) : undefined;
+  const matrix = variant === 'flash_matrix' ? matrixShape(r.device) : undefined;
   if (matrix) {
-    rows = matrix.QUERIES;
-    Object.assign(consts, matrix);
+    const { m, n, k } = matrix;
+    Object.assign(consts, { QUERIES: rows, KEYS: MATRIX_KEYS, MATRIX_M: m, MATRIX_N: n, MATRIX_K: k, LANES: lanes });
   }
   const drop = weightDropout(dropout, shape);
   r.call({
@@ -182,6 +190,17 @@ function slices(t: Readonly<Record<string, Tensor>>, p: AttentionProblem): [Slic
   ];
 }
 
+function recordAttention(
+  r: Recorder,
+  t: Readonly<Record<string, Tensor>>,
+  problem: Problem,
+  variant: string,
+  tile?: number,
+): void {
+  const [q, k, v] = slices(t, sizes(problem));
+  attention(r, q, k, v, sizes(problem), { out: t.out, dropout: problemDropout(t, problem), variant, tile });
+}
+
 export const attentionOp: Op = {
   name: 'attention',
   variants: (device, p) => {
@@ -231,9 +250,11 @@ export const attentionOp: Op = {
   },
   outputs: (p) => ({ out: [sizes(p).batch, sizes(p).queries, sizes(p).heads * sizes(p).headDim] }),
   outputType: (p) => sizes(p).stored ?? 'f32',
-  record(r, t, problem, variant) {
-    const [q, k, v] = slices(t, sizes(problem));
-    attention(r, q, k, v, sizes(problem), { out: t.out, dropout: problemDropout(t, problem), variant });
+  record: recordAttention,
+  tiles: {
+    of: (device, problem, variant) => attentionTiles(device, variant, sizes(problem).headDim, sizes(problem).queries),
+    rows: (problem) => sizes(problem).queries,
+    record: recordAttention,
   },
   oracle(inputs, problem) {
     const p = sizes(problem);

@@ -5,7 +5,15 @@ import type { Device } from '../gpu/device.ts';
 import type { Recorder } from '../gpu/recorder.ts';
 import { type DType, describeTensor, type Tensor } from '../gpu/tensor.ts';
 import { int8Words, packInt8, roundToInt8 } from './int8.ts';
-import { isPacked, matmulKernel, type MatmulVariant, matmulVariants, rounds, type Stored } from './matmul_kernels.ts';
+import {
+  isPacked,
+  matmulKernel,
+  matmulTiles,
+  type MatmulVariant,
+  matmulVariants,
+  rounds,
+  type Stored,
+} from './matmul_kernels.ts';
 import type { Op, Problem } from './op.ts';
 
 export type Activation = 'none' | 'gelu' | 'silu';
@@ -142,6 +150,8 @@ export interface LinearOptions {
   accumulate?: boolean;
   /** Rows of x that count, when x is longer. */
   rows?: number;
+  /** Rows that a workgroup takes on, of `matmulTiles`; else those that suit. */
+  tile?: number;
 }
 
 /**
@@ -162,7 +172,7 @@ export function linear(r: Recorder, x: Tensor, layer: Linear, options: LinearOpt
   if (y.size < rows * outputs) {
     throw new EmigmError('shape', `matmul: y is ${describeTensor(y)}, ${weight.label} makes [${rows}, ${outputs}]`);
   }
-  const { kernel, grid } = matmulKernel(r.device, layer, { rows, x: x.dtype, y: y.dtype });
+  const { kernel, grid } = matmulKernel(r.device, layer, { rows, x: x.dtype, y: y.dtype, tile: options.tile });
   r.call({
     op: 'matmul',
     kernel: {
@@ -226,6 +236,35 @@ const MODEL_SHAPES = '448x1344 448x1792 1792x448 768x2304 768x768 768x3072 3072x
   .split(' ')
   .map((shape) => shape.split('x').map(Number));
 
+const layerOf = (problem: Problem, variant: string) => {
+  const { k, n, stored = 'f32' } = sizes(problem);
+  return { inputs: k, outputs: n, variant: variant as MatmulVariant, stored };
+};
+
+function recordMatmul(
+  r: Recorder,
+  tensors: Readonly<Record<string, Tensor>>,
+  problem: Problem,
+  variant: string,
+  tile?: number,
+): void {
+  const p = sizes(problem);
+  const layer: Linear = {
+    ...layerOf(problem, variant),
+    stored: p.stored === 'int8' ? 'int8' : tensors.w.dtype === 'f32' ? 'f32' : 'f16',
+    weight: tensors.w,
+    bias: tensors.bias,
+  };
+  linear(r, tensors.x, layer, {
+    activation: p.activation,
+    gate: p.gate ? { tensor: tensors.gate, offset: p.n, stride: 2 * p.n + 4 } : undefined,
+    residual: tensors.residual,
+    accumulate: p.accumulate,
+    out: tensors.y,
+    tile,
+  });
+}
+
 export const matmulOp: Op = {
   name: 'matmul',
   variants: (device, p) => matmulVariants(device, sizes(p).k, sizes(p).n, sizes(p).stored),
@@ -277,23 +316,11 @@ export const matmulOp: Op = {
   },
   outputs: (p) => ({ y: [sizes(p).m, sizes(p).n] }),
   outputType: (p) => sizes(p).y ?? 'f32',
-  record(r, tensors, problem, variant) {
-    const p = sizes(problem);
-    const layer: Linear = {
-      inputs: p.k,
-      outputs: p.n,
-      variant: variant as MatmulVariant,
-      stored: p.stored === 'int8' ? 'int8' : tensors.w.dtype === 'f32' ? 'f32' : 'f16',
-      weight: tensors.w,
-      bias: tensors.bias,
-    };
-    linear(r, tensors.x, layer, {
-      activation: p.activation,
-      gate: p.gate ? { tensor: tensors.gate, offset: p.n, stride: 2 * p.n + 4 } : undefined,
-      residual: tensors.residual,
-      accumulate: p.accumulate,
-      out: tensors.y,
-    });
+  record: recordMatmul,
+  tiles: {
+    of: (device, problem, variant) => matmulTiles(device, layerOf(problem, variant), sizes(problem).m),
+    rows: (problem) => sizes(problem).m,
+    record: recordMatmul,
   },
   oracle({ x, w, bias, gate, residual, y: before }, problem) {
     const p = sizes(problem);

@@ -2,8 +2,8 @@
 import type { Device } from '../gpu/device.ts';
 import type { SubgroupMatrix } from '../gpu/subgroups.ts';
 import type { DType } from '../gpu/tensor.ts';
-import { preferredFirst, shapeKey } from '../gpu/tuning.ts';
-import { cpuRows, int8Rows, leastCost } from './tile_rows.ts';
+import { preferredFirst, preferredTile, shapeKey } from '../gpu/tuning.ts';
+import { cpuHeights, cpuRows, int8Rows, leastCost } from './tile_rows.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'tiled_vec4' | 'few_rows' | 'subgroup_matrix' | 'cpu' | 'cpu_quad';
 
@@ -61,12 +61,55 @@ interface MatmulKernel {
   grid: [number, number];
 }
 
-/** The kernel for `rows` rows of x: the layer's own variant, in the tile size that suits the number of rows. */
+/** Heights of `few_rows.wgsl`. */
+const FEW = [1, 2, 4, 8];
+/** Rows up to which they are worth measuring. */
+const MOST_FEW = 4 * FEW_ROWS;
+
+/** Rows that a workgroup can take on of so many, the built-in choice first; none where there is no choice. */
+export function matmulTiles(device: Device, { inputs, outputs, variant, stored }: Layer, rows: number): number[] {
+  const first = (builtIn: number, all: readonly number[]) => [builtIn, ...all.filter((tile) => tile !== builtIn)];
+  const { lanes } = device;
+  switch (variant) {
+    case 'cpu':
+      return stored === 'int8'
+        ? first(int8Rows(lanes, rows), [lanes, 2 * lanes])
+        : first(cpuRows(lanes, rows, inputs * outputs), cpuHeights(lanes));
+    case 'cpu_quad':
+      return first(leastCost([4, 8, 12, 16], 2, rows), [4, 8, 12, 16]);
+    case 'subgroup_matrix': {
+      const tiles = matrixTiles(device, matrixShape(device)!);
+      const groups = (tile: MatrixTile) => Math.ceil(rows / tile.rows) * Math.ceil(outputs / tile.columns);
+      const builtIn = tiles.find((tile) => groups(tile) >= WORKGROUPS) ?? tiles.at(-1)!;
+      return first(
+        builtIn.rows,
+        tiles.map((tile) => tile.rows),
+      );
+    }
+    case 'tiled_vec4': {
+      const tall = Math.ceil(outputs / 64) * Math.ceil(rows / 128) >= WORKGROUPS ? 128 : 64;
+      const few = leastCost(FEW, 2, rows);
+      return first(rows > FEW_ROWS ? tall : few, rows > MOST_FEW ? [64, 128] : [64, 128, ...FEW]);
+    }
+    case 'few_rows':
+      return first(leastCost(FEW, 2, rows), FEW);
+    default:
+      return [];
+  }
+}
+
+/**
+ * The kernel for `rows` rows of x: the layer's own variant, in tiles of `tile` rows or those that suit the number of
+ * rows.
+ */
 export function matmulKernel(
   device: Device,
-  { inputs, outputs, variant, stored }: Layer,
-  { rows, x, y }: { rows: number; x: DType; y: DType },
+  layer: Layer,
+  { rows, x, y, tile }: { rows: number; x: DType; y: DType; tile?: number },
 ): MatmulKernel {
+  const { inputs, outputs, variant, stored } = layer;
+  const shape = shapeKey.matmul(inputs, outputs, stored);
+  const tall = tile ?? preferredTile(device, { shape, variant, rows }, matmulTiles(device, layer, rows));
   const half = (alias: string, dtype: DType) => ({
     ...(dtype === 'f16' && { [alias]: alias.endsWith('4') ? 'vec4<f16>' : 'f16' }),
   });
@@ -78,7 +121,6 @@ export function matmulKernel(
   switch (variant) {
     case 'cpu': {
       const { lanes } = device;
-      const tall = stored === 'int8' ? int8Rows(lanes, rows) : cpuRows(lanes, rows, inputs * outputs);
       const groups = Math.ceil(rows / tall);
       // As many groups of rows at once as share evenly, so that no processor waits for the others.
       const together = Math.ceil(groups / Math.ceil(groups / 16));
@@ -87,21 +129,18 @@ export function matmulKernel(
         grid: [together * Math.ceil(outputs / (4 * lanes)), Math.ceil(groups / together)],
       };
     }
-    case 'cpu_quad': {
-      const tall = leastCost([4, 8, 12, 16], 2, rows);
+    case 'cpu_quad':
       return { kernel: packedKernel({ ROWS: tall }), grid: grid(4 * device.lanes, tall) };
-    }
     case 'subgroup_matrix': {
-      const tile = matrixTile(device, matrixShape(device)!, rows, outputs);
-      const consts = { LANES: device.lanes, ...tile.consts, ...types4, ...half('Out', y) };
-      return { kernel: { file: `matmul/subgroup_matrix${suffix}`, consts }, grid: grid(tile.columns, tile.rows) };
+      const { columns, consts: sizes } = matrixTiles(device, matrixShape(device)!).find((one) => one.rows === tall)!;
+      const consts = { LANES: device.lanes, ...sizes, ...types4, ...half('Out', y) };
+      return { kernel: { file: `matmul/subgroup_matrix${suffix}`, consts }, grid: grid(columns, tall) };
     }
     case 'tiled_vec4':
-      if (rows > FEW_ROWS) {
-        const tall = Math.ceil(outputs / 64) * Math.ceil(rows / 128) >= WORKGROUPS ? 8 : 4;
+      if (tall >= 64) {
         const narrow = x === 'f16' && stored !== 'f32';
-        const consts = { ROWS: tall, QUADS: narrow ? 4 : 2, ...types4, ...half('Out4', y) };
-        return { kernel: { file: `matmul/tiled_vec4${suffix}`, consts }, grid: grid(64, 16 * tall) };
+        const consts = { ROWS: tall / 16, QUADS: narrow ? 4 : 2, ...types4, ...half('Out4', y) };
+        return { kernel: { file: `matmul/tiled_vec4${suffix}`, consts }, grid: grid(64, tall) };
       }
       return fewRows();
     case 'few_rows':
@@ -120,7 +159,6 @@ export function matmulKernel(
     return { file, consts: { ...consts, ...half('In4', x), ...half('Out4', y) } };
   }
   function fewRows(): MatmulKernel {
-    const tall = leastCost([1, 2, 4, 8], 2, rows);
     const consts = { ROWS: tall, ...types4, ...half('Out', y) };
     return { kernel: { file: `matmul/few_rows${suffix}`, consts }, grid: grid(16, tall) };
   }
@@ -136,9 +174,11 @@ const MATRIX_TILES = [
 const SLICES = 2;
 const TILE_K = 32;
 
-/** The largest tile of `subgroup_matrix.wgsl` that gives enough workgroups; sums do not depend on it. */
-function matrixTile(device: Device, { m, n, k }: SubgroupMatrix, rows: number, outputs: number) {
-  const tiles = MATRIX_TILES.map(([subRows, subColumns, down, across]) => ({
+type MatrixTile = ReturnType<typeof matrixTiles>[number];
+
+/** Tiles of `subgroup_matrix.wgsl` that the adapter has room for; sums do not depend on them. */
+function matrixTiles(device: Device, { m, n, k }: SubgroupMatrix) {
+  return MATRIX_TILES.map(([subRows, subColumns, down, across]) => ({
     rows: subRows * down,
     columns: subColumns * across,
     invocations: device.lanes * SLICES * down * across,
@@ -148,6 +188,4 @@ function matrixTile(device: Device, { m, n, k }: SubgroupMatrix, rows: number, o
       ...{ GROUP_M: down, GROUP_N: across, STEPS: TILE_K / (SLICES * k), SLICES },
     },
   })).filter((tile) => tile.bytes <= device.workgroupMemory && tile.invocations <= device.workgroupSize);
-  const enough = tiles.find((tile) => Math.ceil(rows / tile.rows) * Math.ceil(outputs / tile.columns) >= WORKGROUPS);
-  return enough ?? tiles.at(-1)!;
 }

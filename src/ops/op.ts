@@ -34,12 +34,30 @@ export interface Op {
   outputType?(problem: Problem): DType;
   /** Records the op on tensors that are named as `inputs` and `outputs` name them. */
   record(recorder: Recorder, tensors: Readonly<Record<string, Tensor>>, problem: Problem, variant: string): void;
+  /** Implementations that work in tiles of several sizes, of which results do not depend. */
+  tiles?: Tiles;
   /** The same in float64, plainly. */
   oracle(inputs: Arrays, problem: Problem): Arrays;
   flops(problem: Problem): number;
   /** Largest error allowed, over the largest value of the output, where it is not that of float32 sums. */
   tolerance?: number | ((problem: Problem, variant: string) => number | undefined);
   gradient?: Gradient;
+}
+
+/** Rows that a workgroup takes on: what else of an implementation can be measured. */
+export interface Tiles {
+  /** Those that the device allows for this problem, the built-in choice first. */
+  of(device: Device, problem: Problem, variant: string): number[];
+  /** The number of rows that the choice depends on. */
+  rows(problem: Problem): number;
+  /** As `Op.record`, in tiles of `tile` rows. */
+  record(
+    recorder: Recorder,
+    tensors: Readonly<Record<string, Tensor>>,
+    problem: Problem,
+    variant: string,
+    tile: number,
+  ): void;
 }
 
 export type GradientUse = 'written' | 'added' | 'columns';

@@ -134,6 +134,13 @@ describe('emigm tune', () => {
     expect(kernels).toBe(kernelHash());
     expect(Object.keys(choices)).toEqual(expect.arrayContaining([expect.stringMatching(/^matmul \d+x\d+ f32$/)]));
     expect(choices).toMatchObject({ 'layernorm 4': 'reference' });
+    const tiles = Object.entries(choices).filter(([key]) => key.includes(' @ '));
+    expect(tiles.length).toBeGreaterThan(0);
+    for (const [key, value] of tiles) {
+      expect(key).toMatch(/^(matmul \d+x\d+|attention \d+) f32 @ \d+$/);
+      const [variant, rows] = value.split(' ');
+      expect([variant, Number(rows) > 0]).toEqual([choices[key.split(' @ ')[0]], true]);
+    }
     expect((await open()).tuning).toBeUndefined();
     expect((await doctor()).chosen).toMatchObject({ choice: 'the built-in table', tuning: { state: 'off' } });
 

@@ -27,6 +27,8 @@ export interface Variant {
   /** An op of the same operands that has the implementation, where it is not the job's own: a kernel given by path. */
   op?: Op;
   standsFor?: string;
+  /** Rows of a workgroup, where it is not the built-in choice. */
+  tile?: number;
 }
 
 export interface Limits {
@@ -103,8 +105,10 @@ export async function timeJob(
         tensors.push(tensorsOf(device, job, variant, arrays, tensors[0]));
         const op = variant.op ?? job.op;
         const named = { ...tensors[0], ...tensors.at(-1) };
-        const record = (r: Recorder) =>
-          (job.pass === 'forward' ? op : op.gradient!).record(r, named, job.problem, variant.name);
+        const record = (r: Recorder) => {
+          if (variant.tile !== undefined) op.tiles!.record(r, named, job.problem, variant.name, variant.tile);
+          else (job.pass === 'forward' ? op : op.gradient!).record(r, named, job.problem, variant.name);
+        };
         const program = session.record(op.name, record);
         await session.prepare();
         describe(row, program, workOf(job));
