@@ -1,6 +1,7 @@
 /** Times of every op by the device's own timestamps, in every variant, beside the reference. */
 import { EmigmError } from '../src/errors.ts';
-import { Device, type DeviceOptions } from '../src/gpu/device.ts';
+import type { Device, DeviceOptions } from '../src/gpu/device.ts';
+import { openDevice } from '../src/ops/open_device.ts';
 import type { Row } from '../src/measurement/kernels/schema.ts';
 import { measureJobs } from '../src/measurement/kernels/run.ts';
 import { type Job, jobsOf } from '../src/measurement/kernels/time.ts';
@@ -30,7 +31,7 @@ export async function benchOps(options: OpsOptions): Promise<OpRow[]> {
     throw new EmigmError('input', `no op matches ${options.pattern}; there are ${ops.map((op) => op.name).join(', ')}`);
   }
   const groups: Job[][] = [];
-  const probe = await Device.open(options.device);
+  const probe = await openDevice(options.device);
   for (const op of chosen) {
     for (const pass of ['forward', 'backward'] as const) groups.push(opJobs(probe, op, pass, options));
   }

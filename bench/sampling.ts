@@ -1,7 +1,8 @@
 /** A whole sampling run: time by part of the model, what the host takes of it, memory. */
 import { existsSync } from 'node:fs';
 import { EmigmError } from '../src/errors.ts';
-import { Device, type DeviceOptions } from '../src/gpu/device.ts';
+import type { Device, DeviceOptions } from '../src/gpu/device.ts';
+import { openDevice } from '../src/ops/open_device.ts';
 import { presets } from '../src/models/config.ts';
 import { Emigm } from '../src/models/emigm.ts';
 import { loadModel } from '../src/models/load.ts';
@@ -35,7 +36,7 @@ async function openNetwork(options: SamplingOptions): Promise<Opened> {
   const config = presets[model];
   const loading = (done: number) => onProgress?.(0, `loading ${Math.floor(100 * done)}%`);
   if (config) {
-    const device = await Device.open(options.device);
+    const device = await openDevice(options.device);
     const network = await Emigm.load(device, config, randomWeights(config), { onProgress: loading });
     const settings = resolveSettings(options.settings);
     const name = `${model}, random weights`;

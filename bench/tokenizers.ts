@@ -5,7 +5,8 @@
 import { Command, Option } from 'commander';
 import { oneOf, positiveInteger, table } from '../src/cli/options.ts';
 import { crc32 } from '../src/formats/crc32.ts';
-import { Device } from '../src/gpu/device.ts';
+import type { Device } from '../src/gpu/device.ts';
+import { openDevice } from '../src/ops/open_device.ts';
 import type { Dispatch, Recorder } from '../src/gpu/recorder.ts';
 import { Session } from '../src/gpu/session.ts';
 import type { Tensor } from '../src/gpu/tensor.ts';
@@ -101,7 +102,7 @@ const ROUNDS = 3;
 
 /** Convolutions and matmuls of as many multiplications: the fastest of many runs of each. */
 async function convolutionsAndMatmuls(adapter: string | undefined) {
-  const probe = await Device.open({ adapter });
+  const probe = await openDevice({ adapter });
   const choice = (usable: readonly string[]) => usable.slice(0, 1);
   const groups = CONVOLUTIONS.map(([side, inputs, outputs, kernel]) => {
     const conv = { batch: 1, height: side, width: side, inputs, outputs, kernel, bias: true };
@@ -138,7 +139,7 @@ const flags = new Command('npx tsx bench/tokenizers.ts')
 async function main(): Promise<void> {
   const { kind, size, repeat, adapter, out } = flags;
   const convolutions = await convolutionsAndMatmuls(adapter);
-  const device = await Device.open({ adapter });
+  const device = await openDevice({ adapter });
   try {
     const network =
       kind === 'kl-16'

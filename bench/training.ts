@@ -2,7 +2,8 @@
 import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { EmigmError } from '../src/errors.ts';
-import { Device, type DeviceOptions } from '../src/gpu/device.ts';
+import type { Device, DeviceOptions } from '../src/gpu/device.ts';
+import { openDevice } from '../src/ops/open_device.ts';
 import { packageFolder } from '../src/gpu/node.ts';
 import type { ProfileRow } from '../src/gpu/recorder.ts';
 import { latentSize } from '../src/models/config.ts';
@@ -36,7 +37,7 @@ export async function benchTraining(options: TrainingOptions): Promise<TrainingR
   const classes = Array.from({ length: given.model.classes ?? 10 }, (_, i) => String(i));
   const config = modelFor(given, classes);
   const settings = resolveSettings(given.hyperparameters, 1_281_167);
-  const device = await Device.open(options.device);
+  const device = await openDevice(options.device);
   const parameters = new Parameters(device, config);
   const trainer = Trainer.of(parameters, settings);
   try {

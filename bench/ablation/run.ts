@@ -6,7 +6,7 @@ import type { Io } from '../../src/cli/io.ts';
 import { makeFolder } from '../../src/cli/open.ts';
 import { grouped, oneOf, positiveInteger, wholeNumber } from '../../src/cli/options.ts';
 import { createProgress } from '../../src/cli/progress.ts';
-import { Device } from '../../src/gpu/device.ts';
+import { openDevice } from '../../src/ops/open_device.ts';
 import { study } from './axes.ts';
 import { ofKind } from './log.ts';
 import { measurementsFile, runStudy } from './study.ts';
@@ -68,7 +68,7 @@ export async function ablate(argv: readonly string[], io: Io): Promise<void> {
     .parse([...argv], { from: 'user' })
     .opts<Flags>();
   makeFolder(options.out);
-  const device = await Device.open({ adapter });
+  const device = await openDevice({ adapter });
   const progress = createProgress(io, { label: 'ablation', total: 1 });
   try {
     const lines = await runStudy(device, {

@@ -1,5 +1,6 @@
 /** `npx tsx bench/gpu/block.ts FILE`: how many dispatches a transformer block of eMIGM-B takes. */
-import { Device } from '../../src/gpu/device.ts';
+import type { Device } from '../../src/gpu/device.ts';
+import { openDevice } from '../../src/ops/open_device.ts';
 import { Session } from '../../src/gpu/session.ts';
 import { randomWeights } from '../../src/measurement/random_weights.ts';
 import { presets } from '../../src/models/config.ts';
@@ -40,7 +41,7 @@ export async function blockRows(device: Device): Promise<BlockRow[]> {
 
 if (process.argv[1] === import.meta.filename) {
   process.exitCode = await runStoppable('block', async ([out]) => {
-    const device = await Device.open({});
+    const device = await openDevice({});
     try {
       const rows = await blockRows(device);
       await writeRows(out, { ...resultHead(device, [out], 'npx tsx bench/gpu/block.ts'), rows });

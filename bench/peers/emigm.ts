@@ -1,7 +1,8 @@
 /** This engine, as its models use it: recorded once, replayed. */
 import { versions } from '../../src/cli/versions.ts';
 import { EmigmError } from '../../src/errors.ts';
-import { Device } from '../../src/gpu/device.ts';
+import type { Device } from '../../src/gpu/device.ts';
+import { openDevice } from '../../src/ops/open_device.ts';
 import type { Program, Recorder } from '../../src/gpu/recorder.ts';
 import { Session } from '../../src/gpu/session.ts';
 import type { Tensor } from '../../src/gpu/tensor.ts';
@@ -43,7 +44,7 @@ export async function openEmigm(
   stored: Stored,
   variants?: Readonly<Record<string, string>>,
 ): Promise<Peer> {
-  const device = await Device.open({ adapter, variants });
+  const device = await openDevice({ adapter, variants });
   if (stored === 'f16' && (device.isCpu || !device.hasF16)) {
     throw new EmigmError('adapter', `f16 weights are for GPUs that have f16, not for ${device.name}`);
   }

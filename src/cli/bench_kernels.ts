@@ -1,7 +1,8 @@
 import { basename, dirname } from 'node:path';
 import { type Command, InvalidArgumentError, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
-import { Device } from '../gpu/device.ts';
+import type { Device } from '../gpu/device.ts';
+import { openDevice } from '../ops/open_device.ts';
 import { tuningText } from '../gpu/tuning.ts';
 import { compareReports } from '../measurement/kernels/compare.ts';
 import { kernelFigures } from '../measurement/kernels/figures.ts';
@@ -142,7 +143,7 @@ export async function benchKernels(flags: KernelFlags, io: Io): Promise<void> {
   if (flags.out) makeFolder(flags.out);
   const progress = createProgress(io, { label: 'measuring', total: 1, quiet });
   try {
-    const device = await Device.open({ adapter });
+    const device = await openDevice({ adapter });
     let groups: Job[][];
     let report: KernelReport;
     const checks = new Map<string, Row['check']>();

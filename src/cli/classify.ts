@@ -5,7 +5,7 @@ import { EmigmError } from '../errors.ts';
 import { type Agreement, agreement } from '../evaluation/agreement.ts';
 import { listClassFolders } from '../formats/class_folders.ts';
 import { listSampled } from '../formats/sampled_folder.ts';
-import { Device } from '../gpu/device.ts';
+import { openDevice } from '../ops/open_device.ts';
 import type { ClassifierInfo } from '../models/classifier.ts';
 import {
   agreementTable,
@@ -68,7 +68,7 @@ async function classify(images: string[], flags: ClassifyFlags, io: Io): Promise
     throw new EmigmError('input', 'name pictures, or a folder by --samples or by --data: one of them');
   }
   const path = flags.model ?? shippedClassifier();
-  const device = await Device.open(deviceOptions(flags));
+  const device = await openDevice(deviceOptions(flags));
   try {
     const { extractor, info } = await openExtractor(device, path);
     try {

@@ -5,6 +5,7 @@ import { fileURLToPath } from 'node:url';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device, mib } from '../gpu/device.ts';
+import { openDevice } from '../ops/open_device.ts';
 import { isOutdated, type StoredTuning, storedText, tuningText } from '../gpu/tuning.ts';
 import { checkOps, isRight, type OpCheck } from '../ops/check.ts';
 import type { Problem } from '../ops/op.ts';
@@ -34,6 +35,8 @@ export interface AdapterReport {
   timestamps: boolean;
   /** Shapes for subgroup matrix kernels: `f16 x f16 -> f32 16x16x16`. */
   subgroupMatrix: string[];
+  /** What is wrong with the kernels that use them, on this adapter: they are left out. */
+  matricesLeftOut?: string;
   limits: Record<string, number>;
   /** The implementation of each op that the engine prefers here, of those that can serve. */
   kernels: { op: string; choice: string; of: string[] }[];
@@ -132,7 +135,7 @@ async function checkKernels(adapter: string, io: Io): Promise<NonNullable<Doctor
 
 /** Opens an adapter and reads off what it can. */
 async function examine(choice: string): Promise<AdapterReport> {
-  const device = await Device.open({ adapter: choice });
+  const device = await openDevice({ adapter: choice });
   try {
     const { info } = device.adapter;
     const stored = device.storedTuning;
@@ -158,6 +161,7 @@ async function examine(choice: string): Promise<AdapterReport> {
         : undefined,
       timestamps: device.hasTimestamps,
       subgroupMatrix: configs.map((c) => `${c.componentType} -> ${c.resultComponentType} ${c.M}x${c.N}x${c.K}`),
+      ...(device.matricesLeftOut && { matricesLeftOut: device.matricesLeftOut }),
       limits: Object.fromEntries(LIMITS.filter((name) => name in limits).map((name) => [name, limits[name]])),
       kernels,
       choice: tuningText(device.tuning),
@@ -247,6 +251,9 @@ function text({ versions, platform, chosen, why, found, advice, check }: DoctorR
       ['subgroups', chosen.subgroups ?? 'no'],
       ['timestamps', yes(chosen.timestamps)],
       ['subgroup matrix', chosen.subgroupMatrix.join(', ') || 'no'],
+      ...(chosen.matricesLeftOut
+        ? [['', `left out, as wrong here: ${chosen.matricesLeftOut}`] as [string, string]]
+        : []),
       ...Object.entries(chosen.limits).map(([name, value]): [string, string] => {
         return [name, !name.endsWith('Size') ? `${value}` : value >= 2 ** 20 ? mib(value) : `${value} B`];
       }),

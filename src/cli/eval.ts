@@ -9,7 +9,8 @@ import { checkExtractor, type Figure, figures, type Reference, statisticsOf } fr
 import { readStatistics, type StatisticsFile, writeStatistics } from '../evaluation/statistics_file.ts';
 import { readImages } from '../formats/images.ts';
 import { listPictures } from '../formats/picture_list.ts';
-import { Device } from '../gpu/device.ts';
+import type { Device } from '../gpu/device.ts';
+import { openDevice } from '../ops/open_device.ts';
 import type { Shard } from '../sampling/shards.ts';
 import { addDeviceFlags, type DeviceFlags, deviceOptions } from './device_flags.ts';
 import { type Generated, type GenerateFlags, generateSet } from './eval_generate.ts';
@@ -151,7 +152,7 @@ export async function evaluateFid(flags: FidFlags, io: Io): Promise<void> {
   const { weights } = chosen;
   const statistics = await referenceStatistics(chosen.source, flags);
   const began = performance.now();
-  const device = await Device.open(deviceOptions(flags));
+  const device = await openDevice(deviceOptions(flags));
   try {
     const extractor = await chosen.load(device);
     try {

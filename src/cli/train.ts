@@ -7,7 +7,8 @@ import { writeAtomically } from '../formats/files.ts';
 import { encodePng } from '../formats/images.ts';
 import { makeRunFolder, runFile } from '../formats/run_folder.ts';
 import { openStepLog, readStepLog } from '../formats/step_log.ts';
-import { Device } from '../gpu/device.ts';
+import type { Device } from '../gpu/device.ts';
+import { openDevice } from '../ops/open_device.ts';
 import { describeAxes, resolveAxes } from '../masking/axes.ts';
 import { openTrainingData } from '../training/data/open.ts';
 import type { TrainingData } from '../training/data/types.ts';
@@ -78,7 +79,7 @@ export function registerTrain(program: Command, io: Io): void {
 async function trainCommand(flags: TrainFlags, command: Command, io: Io): Promise<void> {
   io.savesWhenStopped?.();
   const plan = await planTraining(flags, command);
-  const device = await Device.open(deviceOptions(flags));
+  const device = await openDevice(deviceOptions(flags));
   let data: TrainingData | undefined;
   let run: TrainingRun | undefined;
   try {

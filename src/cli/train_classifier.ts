@@ -4,7 +4,7 @@ import { type Agreement, agreement } from '../evaluation/agreement.ts';
 import { ClassifierExtractor } from '../evaluation/classifier_extractor.ts';
 import { EmigmError } from '../errors.ts';
 import { type ClassFolders, listClassFolders } from '../formats/class_folders.ts';
-import { Device } from '../gpu/device.ts';
+import { openDevice } from '../ops/open_device.ts';
 import { checkClassifierConfig, type ClassifierInfo, saveClassifier } from '../models/classifier.ts';
 import { Classifier, classifierSize } from '../models/classifier_network.ts';
 import { openClassifierData } from '../training/classifier/data.ts';
@@ -67,7 +67,7 @@ async function trainClassifier(flags: TrainClassifierFlags, command: Command, io
   const config = checkClassifierConfig({ ...shape, classes: classes.length }, 'the flags');
   const test = flags.test === undefined ? undefined : await testFolders(flags.test, classes);
   const began = performance.now();
-  const device = await Device.open(deviceOptions(flags));
+  const device = await openDevice(deviceOptions(flags));
   let data: TrainingData | undefined;
   let trainer: ClassifierTrainer | undefined;
   try {

@@ -2,7 +2,8 @@
 import { type Command, Option } from 'commander';
 import { EmigmError } from '../errors.ts';
 import { Device } from '../gpu/device.ts';
-import { kernelHash } from '../gpu/node.ts';
+import { openDevice } from '../ops/open_device.ts';
+import { kernelHash } from '../gpu/adapter_cache.ts';
 import { shapeOf, tuningText } from '../gpu/tuning.ts';
 import { layersOf } from '../measurement/kernels/layers.ts';
 import { type Choice, entries, tuneLayers } from '../measurement/kernels/tune.ts';
@@ -72,7 +73,7 @@ export async function tune(flags: TuneFlags, io: Io): Promise<void> {
   const { adapter, quiet } = flags;
   if (flags.clear) return clear(flags, io);
   const { config, settings } = await modelOf(flags, io);
-  const device = await Device.open({ adapter, tuned: false });
+  const device = await openDevice({ adapter, tuned: false });
   const progress = createProgress(io, { label: 'tuning', total: 1, quiet: quiet || flags.json });
   try {
     const stored = flags.stored ?? defaultStored(device);

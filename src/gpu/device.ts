@@ -2,17 +2,14 @@
 import { EmigmError } from '../errors.ts';
 import { float32ToHalf, halfToFloat32 } from '../float16.ts';
 import { KernelCache } from './kernel.ts';
+import { forgetTuning, readTuning, storedTuning, writeTuning } from './adapter_cache.ts';
 import {
   type AdapterChoice,
   adapterName,
-  forgetTuning,
   isCpuDriver,
   type OpenedAdapter,
   openAdapter,
   readKernelSource,
-  readTuning,
-  storedTuning,
-  writeTuning,
 } from './node.ts';
 import { Staging } from './staging.ts';
 import { type SubgroupMatrix, subgroupMatrices, subgroupSize } from './subgroups.ts';
@@ -77,8 +74,10 @@ export class Device {
   readonly hasF16: boolean;
   readonly hasSubgroups: boolean;
   readonly hasTimestamps: boolean;
-  /** Shapes of subgroup matrices that the adapter multiplies; empty without the feature. */
-  readonly subgroupMatrix: readonly SubgroupMatrix[];
+  /** Shapes of subgroup matrices that the adapter multiplies; empty without the feature, and where they are left out. */
+  subgroupMatrix: readonly SubgroupMatrix[];
+  /** Why subgroup matrices are left out that the adapter has. */
+  matricesLeftOut: string | undefined;
   /** Bytes of workgroup memory that a kernel may have. */
   readonly workgroupMemory: number;
   /** Invocations that a workgroup may have. */
@@ -99,7 +98,7 @@ export class Device {
   peak = 0;
   /** Seconds that opening took: the driver, Dawn, the adapter, the device. */
   secondsToOpen = 0;
-  private readonly opened: OpenedAdapter;
+  readonly opened: OpenedAdapter;
   private readonly dummies: Tensor[] = [];
   private readonly staging: Staging;
   private failure: EmigmError | undefined;
@@ -212,6 +211,12 @@ export class Device {
   /** Forgets what is stored for this hardware, with any driver. Returns whether there was anything. */
   forgetTuning(): boolean {
     return forgetTuning(this.opened);
+  }
+
+  /** From now on ops choose no kernel that multiplies subgroup matrices. */
+  leaveOutMatrices(reason: string): void {
+    this.subgroupMatrix = [];
+    this.matricesLeftOut = reason;
   }
 
   get limits(): GPUSupportedLimits {

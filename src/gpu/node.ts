@@ -1,8 +1,3 @@
-/**
- * Opens WebGPU under Node: which Vulkan driver, which loader, which adapter.
- * With src/formats and src/cli the only place that touches `node:` modules.
- */
-import { createHash } from 'node:crypto';
 import { constants } from 'node:os';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -13,7 +8,6 @@ import { pipeline } from 'node:stream/promises';
 import { fileURLToPath } from 'node:url';
 import { brotliDecompressSync } from 'node:zlib';
 import { EmigmError } from '../errors.ts';
-import { parseTuning, type StoredTuning, type Tuning } from './tuning.ts';
 
 /** `auto`, `gpu`, `lavapipe`, `swiftshader`, `null` (compiles, computes nothing) or a part of an adapter's name. */
 export type AdapterChoice = string;
@@ -59,83 +53,6 @@ export function readKernelSource(path: string): string {
   } catch (cause) {
     throw new EmigmError('kernel', `kernel file ${file} cannot be read`, { cause });
   }
-}
-
-/** Hash of all kernel files: measured choices hold as long as it stays. */
-export function kernelHash(): string {
-  const folder = join(packageFolder(), 'kernels');
-  const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.wgsl'));
-  const hash = createHash('sha256');
-  for (const file of files.sort()) hash.update(`${file}\n`).update(readFileSync(join(folder, file)));
-  return hash.digest('hex').slice(0, 16);
-}
-
-const shortHash = (text: string) => createHash('sha256').update(text).digest('hex').slice(0, 12);
-
-/** Where measured choices for this adapter are: the hardware and its driver, by name and version, tell the file. */
-function tuningPlace({ adapter: { info } }: OpenedAdapter): { folder: string; hardware: string; name: string } {
-  const hardware = shortHash([info.vendor, info.architecture, info.device].join('\n'));
-  return { folder: join(cacheFolder(), 'tuning'), hardware, name: `${hardware}-${shortHash(info.description)}.json` };
-}
-
-/** Files of measured choices for this hardware, with any driver. */
-function tuningFiles(opened: OpenedAdapter): string[] {
-  const { folder, hardware } = tuningPlace(opened);
-  const names = existsSync(folder) ? readdirSync(folder) : [];
-  return names.filter((one) => one.startsWith(`${hardware}-`) && one.endsWith('.json')).map((one) => join(folder, one));
-}
-
-function parseTuningFile(file: string): Tuning | undefined {
-  try {
-    return parseTuning(readFileSync(file, 'utf8'));
-  } catch {
-    return undefined;
-  }
-}
-
-/** Measured choices that are stored for this adapter, and whether they count. */
-export function storedTuning(opened: OpenedAdapter): StoredTuning {
-  const { folder, name } = tuningPlace(opened);
-  const file = join(folder, name);
-  if (existsSync(file)) {
-    const tuning = parseTuningFile(file);
-    if (!tuning) return { state: 'damaged', file };
-    if (tuning.kernels !== kernelHash()) return { state: 'kernels', file, tuning };
-    return { state: process.env.EMIGM_TUNING === 'off' ? 'off' : 'current', file, tuning };
-  }
-  const [before] = tuningFiles(opened)
-    .map((other) => ({ file: other, tuning: parseTuningFile(other) }))
-    .sort((a, b) => (b.tuning?.date ?? '').localeCompare(a.tuning?.date ?? ''));
-  return before ? { state: 'driver', ...before } : { state: 'none', file };
-}
-
-/** Measured choices for this adapter, this driver and these kernels, if there are any; none with EMIGM_TUNING=off. */
-export function readTuning(opened: OpenedAdapter): Tuning | undefined {
-  if (process.env.EMIGM_TUNING === 'off') return undefined;
-  const { state, tuning } = storedTuning(opened);
-  return state === 'current' ? tuning : undefined;
-}
-
-/** Forgets what was measured on this hardware, with any driver. Returns whether there was anything. */
-export function forgetTuning(opened: OpenedAdapter): boolean {
-  const files = tuningFiles(opened);
-  for (const file of files) rmSync(file, { force: true });
-  return files.length > 0;
-}
-
-/** Stores measured choices. Whole or not at all: written beside, then renamed. @throws EmigmError 'file' */
-export function writeTuning(opened: OpenedAdapter, tuning: Tuning): string {
-  const { folder, name } = tuningPlace(opened);
-  const file = join(folder, name);
-  const partial = `${file}.${process.pid}.partial`;
-  try {
-    mkdirSync(folder, { recursive: true });
-    writeFileSync(partial, `${JSON.stringify(tuning, null, 2)}\n`);
-    renameSync(partial, file);
-  } catch (cause) {
-    throw new EmigmError('file', `${file} cannot be written: ${(cause as Error).message}`, { cause });
-  }
-  return file;
 }
 
 /**

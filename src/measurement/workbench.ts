@@ -1,6 +1,7 @@
 /** Models, tokenizers and recorded batches that stay on the device between runs, as far as there is room. */
 import { EmigmError } from '../errors.ts';
-import { Device, type DeviceOptions } from '../gpu/device.ts';
+import type { Device, DeviceOptions } from '../gpu/device.ts';
+import { openDevice } from '../ops/open_device.ts';
 import { PartTimer } from '../gpu/timer.ts';
 import { type ModelConfig, presets } from '../models/config.ts';
 import { type DiscreteConfig, isDiscrete } from '../models/discrete/config.ts';
@@ -82,7 +83,7 @@ export class Workbench {
     const name = rungName(kernel);
     const options: DeviceOptions = { adapter: this.options.adapter, variants: kernel };
     let device = this.devices.get(name);
-    if (!device) this.devices.set(name, (device = await Device.open(options)));
+    if (!device) this.devices.set(name, (device = await openDevice(options)));
     return device;
   }
 

@@ -1,5 +1,6 @@
 /** Putting what a file holds on a device: one that is given, or one that is opened for it. */
 import { Device, type DeviceOptions } from '../gpu/device.ts';
+import { checkMatrices, openDevice } from '../ops/open_device.ts';
 
 /** A network and where it is. */
 export interface OnDevice<T> {
@@ -19,7 +20,8 @@ export async function loadOn<T extends { dispose(): void }>(
   load: (device: Device) => Promise<T>,
 ): Promise<OnDevice<T>> {
   const own = !(wanted instanceof Device);
-  const device = own ? await Device.open(wanted) : wanted;
+  const device = own ? await openDevice(wanted) : wanted;
+  if (!own) await checkMatrices(device);
   let network: T | undefined;
   const dispose = (): void => {
     network?.dispose();

@@ -68,18 +68,32 @@ export async function* checkOps(device: Device, list: readonly Op[] = ops): Asyn
       const arrays = inputArrays(op, problem, source);
       const expected = op.oracle(arrays, problem);
       for (const variant of op.variants(device, problem)) {
-        const result = { op: op.name, variant, problem, tolerance: toleranceOf(op, problem, variant) };
-        try {
-          const actual = await runVariant(device, op, problem, variant, arrays);
-          const errors = Object.entries(expected).map(([name, values]) => relativeError(actual[name], values));
-          yield { ...result, error: errors.some(Number.isNaN) ? Number.NaN : Math.max(...errors) };
-        } catch (error) {
-          if (!(error instanceof EmigmError)) throw error;
-          yield { ...result, error: Number.NaN, failure: error.message };
-          device.check(); // a lost device checks nothing more
-        }
+        const found = await compareVariant(device, op, problem, variant, { arrays, expected });
+        yield found;
+        if (found.failure) device.check(); // a lost device checks nothing more
       }
     }
+  }
+}
+
+/** Compares one implementation with the oracle, on new inputs unless they are given. */
+export async function compareVariant(
+  device: Device,
+  op: Op,
+  problem: Problem,
+  variant: string,
+  given?: { arrays: Arrays; expected: Arrays },
+): Promise<OpCheck> {
+  const arrays = given?.arrays ?? inputArrays(op, problem, inputSource());
+  const expected = given?.expected ?? op.oracle(arrays, problem);
+  const result = { op: op.name, variant, problem, tolerance: toleranceOf(op, problem, variant) };
+  try {
+    const actual = await runVariant(device, op, problem, variant, arrays);
+    const errors = Object.entries(expected).map(([name, values]) => relativeError(actual[name], values));
+    return { ...result, error: errors.some(Number.isNaN) ? Number.NaN : Math.max(...errors) };
+  } catch (error) {
+    if (!(error instanceof EmigmError)) throw error;
+    return { ...result, error: Number.NaN, failure: error.message };
   }
 }
 

@@ -28,7 +28,8 @@ export function matmulVariants(
   const quads = inputs % 4 === 0 && outputs % 4 === 0;
   const packed = lanes > 0 && lanes <= 32 && device.hasSubgroups && quads;
   const cpu: MatmulVariant[] = !packed ? [] : lanes === 4 ? ['cpu_quad', 'cpu'] : ['cpu'];
-  const matrix: MatmulVariant[] = quads && stored !== 'f32' && matrixShape(device) ? ['subgroup_matrix'] : [];
+  const shape = quads && stored !== 'f32' ? matrixShape(device) : undefined;
+  const matrix: MatmulVariant[] = shape && matrixTiles(device, shape).length > 0 ? ['subgroup_matrix'] : [];
   const quad: MatmulVariant[] = quads ? ['tiled_vec4', 'few_rows'] : [];
   const gpu: MatmulVariant[] = [...matrix, ...quad, ...(stored === 'int8' ? [] : ['tiled' as const])];
   const usable = isCpu ? [...cpu, 'reference' as const, ...gpu] : [...gpu, 'reference' as const, ...cpu];

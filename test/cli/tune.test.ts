@@ -5,14 +5,8 @@ import { join } from 'node:path';
 import { afterAll, beforeAll, beforeEach, describe, expect, it, vi } from 'vitest';
 import type { DoctorReport } from '../../src/cli/doctor.ts';
 import { Device } from '../../src/gpu/device.ts';
-import {
-  adapterName,
-  kernelHash,
-  type OpenedAdapter,
-  readTuning,
-  storedTuning,
-  writeTuning,
-} from '../../src/gpu/node.ts';
+import { kernelHash, readTuning, storedTuning, writeTuning } from '../../src/gpu/adapter_cache.ts';
+import { adapterName, type OpenedAdapter } from '../../src/gpu/node.ts';
 import type { Tuning } from '../../src/gpu/tuning.ts';
 import { saveModel } from '../../src/models/checkpoint.ts';
 import { emigm } from '../helpers/cli.ts';

@@ -134,7 +134,7 @@ describe('bad requests end in one clear error', () => {
     ['interval reversed', { cfgInterval: [0.5, 0.1] }, /interval/],
     ['unknown schedule', { maskSchedule: 'quadratic' }, /quadratic/],
     ['batch 0', { batch: 0 }, /batch/],
-    ['respacing with dpm-solver', { headSteps: 'ddim25' }, /head steps/],
+    ['respacing with dpm-solver', { headSteps: 'ddim25' }, /headSteps/],
     ['negative seed', { seed: -1 }, /seed/],
     ['index out of range', { classes: [0], indices: [-1] }, /index/],
   ];

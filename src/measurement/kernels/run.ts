@@ -1,6 +1,7 @@
 /** Many jobs after each other, each group on a device of its own. */
 import { EmigmError } from '../../errors.ts';
-import { Device, type DeviceOptions } from '../../gpu/device.ts';
+import type { DeviceOptions } from '../../gpu/device.ts';
+import { openDevice } from '../../ops/open_device.ts';
 import type { Row } from './schema.ts';
 import { type Job, type Limits, type Rates, timeJob, workOf } from './time.ts';
 
@@ -22,7 +23,7 @@ export async function measureJobs(groups: readonly (readonly Job[])[], options: 
   const rows: Row[] = [];
   let done = 0;
   for (const group of groups.filter(({ length }) => length > 0)) {
-    const device = await Device.open(options.device);
+    const device = await openDevice(options.device);
     try {
       for (const job of group) {
         if (signal?.aborted) throw new EmigmError('aborted', 'stopped');
