@@ -18,7 +18,14 @@ export interface PeerHandle {
   readonly description: PeerDescription;
   /** Asks for one thing and waits. @throws EmigmError 'input' with the peer's own words, or after `limit` seconds */
   ask<R extends Request>(request: R, limit: number): Promise<ReplyOf<R>>;
+  /** Stands still, or goes on: some peers compile or collect garbage for seconds beside what is measured. */
+  rest(still: boolean): void;
   kill(): void;
+}
+
+/** Stops a process, or lets it go on, where the system can. */
+export function standStill(child: ChildProcess, still: boolean): void {
+  if (process.platform !== 'win32') child.kill(still ? 'SIGSTOP' : 'SIGCONT');
 }
 
 export class PeerProcess implements PeerHandle {
@@ -63,6 +70,10 @@ export class PeerProcess implements PeerHandle {
       child.on('exit', ended);
       child.send(request);
     });
+  }
+
+  rest(still: boolean): void {
+    standStill(this.child, still);
   }
 
   kill(): void {

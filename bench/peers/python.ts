@@ -9,7 +9,7 @@ import { parameterShapes } from '../../src/models/config.ts';
 import type { Reply, Request } from './child.ts';
 import type { Matrices } from './ops.ts';
 import type { PeerDescription } from './peer.ts';
-import type { PeerHandle, ReplyOf } from './process.ts';
+import { type PeerHandle, type ReplyOf, standStill } from './process.ts';
 import { samplingConfig, samplingPlan } from './sampling.ts';
 import { CLASS, CONFIG, networkRows, type Workload, workloads } from './workloads.ts';
 
@@ -68,6 +68,10 @@ export class PythonProcess implements PeerHandle {
       };
       this.child.stdin!.write(`${JSON.stringify(message)}\n`);
     });
+  }
+
+  rest(still: boolean): void {
+    standStill(this.child, still);
   }
 
   kill(): void {

@@ -107,6 +107,12 @@ export async function comparePeers(argv: readonly string[], say: (line: string) 
   const chosen = workloads().filter(({ name, forGpus }) => pattern.test(name) && !(forGpus && isCpu && !flags.only));
   if (chosen.length === 0) throw new EmigmError('input', `no work matches --only ${flags.only}; --help lists it`);
   const processes = await openPeers(flags, result, say);
+  // One that stands still does not end by itself.
+  const stop = () => {
+    for (const one of processes) one.kill();
+    process.exit(130);
+  };
+  for (const signal of ['SIGINT', 'SIGTERM']) process.once(signal, stop);
   try {
     for (const work of chosen) {
       result.rows.push(...withRatios(await measure(work, processes, flags, result)));
@@ -114,7 +120,8 @@ export async function comparePeers(argv: readonly string[], say: (line: string) 
       if (flags.json) await writeRows(flags.json, result); // so that what is done stays when the rest is cut short
     }
   } finally {
-    for (const process of processes) process.kill();
+    for (const signal of ['SIGINT', 'SIGTERM']) process.off(signal, stop);
+    for (const one of processes) one.kill();
   }
   return result;
 }
@@ -207,12 +214,14 @@ async function measure(work: Workload, processes: readonly PeerHandle[], flags: 
     for (let turn = 0; turn < entries.length; turn++) {
       const i = (turn + round) % entries.length; // nobody is always after the same neighbour
       await trying(entries[i], async ({ process }) => {
+        for (const one of processes) one.rest(one !== process);
         const measured = await process.ask({ do: 'measure', resident }, limit * 2);
         seconds[i].push(measured.seconds);
         if (measured.resident !== undefined) residents[i].push(measured.resident);
       });
     }
   }
+  for (const process of processes) process.rest(false);
   for (const [i, entry] of entries.entries()) {
     if (seconds[i].length > 0 && !entry.row.skipped) {
       const { median, spread } = summarise(seconds[i]);

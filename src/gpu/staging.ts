@@ -1,11 +1,13 @@
 /** Buffers that numbers are read back through. */
 
-/** Bytes of a buffer that is kept. */
-const KEPT = 2 ** 20;
+/** Bytes of the smallest, and of the largest that is kept. */
+const LEAST = 2 ** 18;
+const KEPT = 2 ** 24;
 
-/** Keeps small buffers for the next time: making one takes longer than a short kernel. */
+/** Keeps buffers for the next time: making one takes longer than a short kernel. */
 export class Staging {
-  private readonly free: GPUBuffer[] = [];
+  /** Free ones of one size each, a power of two. */
+  private readonly free = new Map<number, GPUBuffer[]>();
   private readonly device: GPUDevice;
 
   constructor(device: GPUDevice) {
@@ -14,14 +16,17 @@ export class Staging {
 
   /** A buffer of `bytes` bytes or more. */
   take(bytes: number): GPUBuffer {
-    const kept = bytes <= KEPT ? this.free.pop() : undefined;
+    const size = bytes > KEPT ? bytes : Math.max(LEAST, 2 ** Math.ceil(Math.log2(bytes)));
     // GPUBufferUsage.MAP_READ | COPY_DST
-    return kept ?? this.device.createBuffer({ size: Math.max(bytes, KEPT), usage: 1 | 8 });
+    return this.free.get(size)?.pop() ?? this.device.createBuffer({ size, usage: 1 | 8 });
   }
 
   /** Takes a buffer back that is no longer mapped; one that is not `sound` is let go. */
   giveBack(buffer: GPUBuffer, sound: boolean): void {
-    if (sound && buffer.size === KEPT) this.free.push(buffer);
-    else buffer.destroy();
+    const { size } = buffer;
+    if (!sound || size > KEPT) return buffer.destroy();
+    const free = this.free.get(size);
+    if (free) free.push(buffer);
+    else this.free.set(size, [buffer]);
   }
 }
