@@ -24,9 +24,8 @@ export class Staging {
   /** Takes a buffer back that is no longer mapped; one that is not `sound` is let go. */
   giveBack(buffer: GPUBuffer, sound: boolean): void {
     const { size } = buffer;
-    if (!sound || size > KEPT) return buffer.destroy();
-    const free = this.free.get(size);
-    if (free) free.push(buffer);
-    else this.free.set(size, [buffer]);
+    const free = this.free.get(size) ?? [];
+    if (!sound || size > KEPT) buffer.destroy();
+    else this.free.set(size, [...free, buffer]);
   }
 }
