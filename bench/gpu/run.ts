@@ -1,12 +1,13 @@
 /** `npx tsx bench/gpu/run.ts`: everything that is to be measured on a GPU, as far as time allows, and the goals beside it. */
 import { spawn } from 'node:child_process';
-import { closeSync, existsSync, mkdirSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, existsSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { join, resolve } from 'node:path';
 import { Command } from 'commander';
 import type { Io } from '../../src/cli/io.ts';
 import { positiveInteger } from '../../src/cli/options.ts';
 import { commit } from '../../src/cli/versions.ts';
 import { EmigmError } from '../../src/errors.ts';
+import { makeFolders } from '../../src/formats/folders.ts';
 import { Device } from '../../src/gpu/device.ts';
 import { packageFolder } from '../../src/gpu/node.ts';
 import { runStoppable } from '../main.ts';
@@ -134,7 +135,7 @@ export async function measureGpu(argv: readonly string[], io: Io): Promise<void>
   const { name, driver } = device;
   device.dispose();
   const folder = resolve(flags.out);
-  mkdirSync(folder, { recursive: true });
+  makeFolders(folder);
   const slug = name
     .toLowerCase()
     .replaceAll(/[^a-z0-9]+/g, '-')

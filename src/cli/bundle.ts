@@ -16,6 +16,7 @@ import { tmpdir } from 'node:os';
 import { basename, dirname, join, resolve } from 'node:path';
 import type { Command } from 'commander';
 import { EmigmError } from '../errors.ts';
+import { makeFolders } from '../formats/folders.ts';
 import { packageFolder, unpackEmbeddedDriver } from '../gpu/node.ts';
 import { DEVELOPMENT_PACKAGES, neededFiles, neededPackages } from './bundle_files.ts';
 import { README, START, START_DEVELOPMENT, TSX } from './bundle_texts.ts';
@@ -87,7 +88,7 @@ export async function bundle(
   const name = `emigm-${versions()['emigm-wgsl']}${development ? '-development' : ''}-linux-x64`;
   const folder = join(resolve(flags.out), name);
   const partial = `${folder}.${process.pid}.partial`;
-  mkdirSync(partial, { recursive: true });
+  makeFolders(partial);
   try {
     const node = copyNode(flags, partial);
     await copyProduct(root, join(partial, 'app'), development);

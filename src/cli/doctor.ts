@@ -140,6 +140,7 @@ async function examine(choice: string): Promise<AdapterReport> {
     const { info } = device.adapter;
     const stored = device.storedTuning;
     const { subgroupMinSize: low, subgroupMaxSize: high } = info;
+    const sizes = low === high ? low : `${low} to ${high}`;
     const configs = (info as { subgroupMatrixConfigs?: Record<string, unknown>[] }).subgroupMatrixConfigs ?? [];
     const limits = device.limits as unknown as Record<string, number>;
     // As models run there: half precision where a GPU has it.
@@ -154,11 +155,7 @@ async function examine(choice: string): Promise<AdapterReport> {
       driver: device.driver,
       isCpu: device.isCpu,
       f16: device.hasF16,
-      subgroups: device.hasSubgroups
-        ? low === high
-          ? `${low}`
-          : `${low} to ${high}${device.pinsLanes ? `, ${device.lanes} asked for` : ''}`
-        : undefined,
+      subgroups: device.hasSubgroups ? `${sizes}${device.pinsLanes ? `, ${device.lanes} asked for` : ''}` : undefined,
       timestamps: device.hasTimestamps,
       subgroupMatrix: configs.map((c) => `${c.componentType} -> ${c.resultComponentType} ${c.M}x${c.N}x${c.K}`),
       ...(device.matricesLeftOut && { matricesLeftOut: device.matricesLeftOut }),

@@ -40,10 +40,12 @@ export function registerTune(program: Command, io: Io): void {
     .summary('measure which kernels are best here, and remember it')
     .description(
       'Times every implementation that the adapter allows on the layers of a model, then the sizes of its tiles on a few ' +
-        'numbers of rows, and stores the best of each shape in the cache folder, for this adapter, this driver and ' +
-        'these kernels. What samples or trains later takes it up, unless --kernel says otherwise (--kernel matmul=default is the built-in choice) or EMIGM_TUNING=off is set.\n\n' +
-        'An implementation is never chosen by the number of rows, and tiles change no bit, so that an image is the same in every batch; but other kernels add ' +
-        'in another order, so that images from before and after differ in their last bits.',
+        'numbers of rows, and stores the best of each shape in the cache folder, for this adapter, this driver and these ' +
+        'kernels. What samples or trains later takes it up, unless --kernel says otherwise (--kernel matmul=default is ' +
+        'the built-in choice) or EMIGM_TUNING=off is set.\n\n' +
+        'An implementation is never chosen by the number of rows, and tiles change no bit, so that an image is the same ' +
+        'in every batch; but other kernels add in another order, so that images from before and after differ in their ' +
+        'last bits.',
     )
     .option(
       '-m, --model <model>',

@@ -6,8 +6,12 @@ import { EmigmError } from '../errors.ts';
 import { adapterName, cacheFolder, type OpenedAdapter, packageFolder } from './node.ts';
 import { parseTuning, type StoredTuning, type Tuning } from './tuning.ts';
 
-/** Hash of all kernel files: measured choices hold as long as it stays. */
-export function kernelHash(): string {
+let hashed: string | undefined;
+
+/** Hash of all kernel files, read once a process: what is kept holds as long as it stays. */
+export const kernelHash = (): string => (hashed ??= hashKernels());
+
+function hashKernels(): string {
   const folder = join(packageFolder(), 'kernels');
   const files = readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((file) => file.endsWith('.wgsl'));
   const hash = createHash('sha256');

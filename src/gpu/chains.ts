@@ -18,6 +18,8 @@ export interface Chain {
  * read its transient tensors.
  */
 export function joinChains(recorder: Recorder): void {
+  const { dispatches } = recorder;
+  if (!dispatches.some(({ chain }, i) => chain && dispatches[i - 1]?.chain)) return;
   const uses = new Map<Tensor, number>();
   for (const { tensors } of recorder.dispatches) {
     for (const tensor of tensors) if (tensor) uses.set(tensor, (uses.get(tensor) ?? 0) + 1);

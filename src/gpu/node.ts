@@ -1,3 +1,7 @@
+/**
+ * Opens WebGPU under Node: which Vulkan driver, which loader, which adapter.
+ * With adapter_cache.ts, src/formats and src/cli the only place that touches `node:` modules.
+ */
 import { constants } from 'node:os';
 import { existsSync, mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';

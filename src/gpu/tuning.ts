@@ -69,13 +69,13 @@ const NEAR = 2;
 
 /**
  * Of `tiles`, the rows of a workgroup that the implementation can have for so many rows, the one that was measured to be
- * best near them, else the first. They differ in speed alone: no bit of a result depends on them.
+ * best near them, else the first; undefined when there are none. They differ in speed alone: no bit of a result depends on them.
  */
 export function preferredTile(
   { variants }: Pick<Device, 'variants'>,
   { shape, variant, rows }: { shape: string; variant: string; rows: number },
   tiles: readonly number[],
-): number {
+): number | undefined {
   const distance = (other: { rows: number }) => Math.abs(Math.log(other.rows / rows));
   const near = (measuredTiles(variants).get(shape) ?? [])
     .filter((one) => one.variant === variant && tiles.includes(one.tile) && distance(one) <= Math.log(NEAR))
@@ -106,7 +106,8 @@ export function withTuning(
 /** Where the choice of implementations comes from, for people. */
 export function tuningText(tuning: Tuning | undefined): string {
   if (!tuning) return 'the built-in table';
-  return `emigm tune of ${tuning.date.slice(0, 10)} (${Object.keys(tuning.choices).filter((key) => !isTileKey(key)).length} shapes)`;
+  const shapes = new Set(Object.keys(tuning.choices).map(shapeOf));
+  return `emigm tune of ${tuning.date.slice(0, 10)} (${shapes.size} shapes)`;
 }
 
 /** What is stored and whether it counts, for people. */

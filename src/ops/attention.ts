@@ -7,7 +7,7 @@ import { preferredFirst, preferredTile, shapeKey } from '../gpu/tuning.ts';
 import { type Dropout, dropoutKeys, dropoutLevel, headKey, randomBits } from './dropout.ts';
 import { matrixShape } from './matmul_kernels.ts';
 import type { Input, Op, Problem } from './op.ts';
-import { attentionRows } from './tile_rows.ts';
+import { attentionRows, builtInFirst } from './tile_rows.ts';
 
 /** Where q, k or v lies: rows of `stride` elements, from column `offset` on. */
 export interface Slice {
@@ -71,8 +71,7 @@ function matrixTiles(device: Device, headDim: number): number[] {
 function attentionTiles(device: Device, variant: string, headDim: number, queries: number): number[] {
   if (variant === 'flash_matrix') return matrixTiles(device, headDim);
   if (variant !== 'cpu') return [];
-  const builtIn = attentionRows(device.lanes, headDim, queries);
-  return [builtIn, ...[device.lanes, 2 * device.lanes].filter((rows) => rows !== builtIn)];
+  return builtInFirst(attentionRows(device.lanes, headDim, queries), [device.lanes, 2 * device.lanes]);
 }
 
 /** What the kernels want to know of dropout; zeros without it. @throws EmigmError 'shape' when a length is too great. */
@@ -190,17 +189,6 @@ function slices(t: Readonly<Record<string, Tensor>>, p: AttentionProblem): [Slic
   ];
 }
 
-function recordAttention(
-  r: Recorder,
-  t: Readonly<Record<string, Tensor>>,
-  problem: Problem,
-  variant: string,
-  tile?: number,
-): void {
-  const [q, k, v] = slices(t, sizes(problem));
-  attention(r, q, k, v, sizes(problem), { out: t.out, dropout: problemDropout(t, problem), variant, tile });
-}
-
 export const attentionOp: Op = {
   name: 'attention',
   variants: (device, p) => {
@@ -250,11 +238,13 @@ export const attentionOp: Op = {
   },
   outputs: (p) => ({ out: [sizes(p).batch, sizes(p).queries, sizes(p).heads * sizes(p).headDim] }),
   outputType: (p) => sizes(p).stored ?? 'f32',
-  record: recordAttention,
+  record(r, t, problem, variant, tile) {
+    const [q, k, v] = slices(t, sizes(problem));
+    attention(r, q, k, v, sizes(problem), { out: t.out, dropout: problemDropout(t, problem), variant, tile });
+  },
   tiles: {
     of: (device, problem, variant) => attentionTiles(device, variant, sizes(problem).headDim, sizes(problem).queries),
     rows: (problem) => sizes(problem).queries,
-    record: recordAttention,
   },
   oracle(inputs, problem) {
     const p = sizes(problem);

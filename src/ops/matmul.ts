@@ -241,30 +241,6 @@ const layerOf = (problem: Problem, variant: string) => {
   return { inputs: k, outputs: n, variant: variant as MatmulVariant, stored };
 };
 
-function recordMatmul(
-  r: Recorder,
-  tensors: Readonly<Record<string, Tensor>>,
-  problem: Problem,
-  variant: string,
-  tile?: number,
-): void {
-  const p = sizes(problem);
-  const layer: Linear = {
-    ...layerOf(problem, variant),
-    stored: p.stored === 'int8' ? 'int8' : tensors.w.dtype === 'f32' ? 'f32' : 'f16',
-    weight: tensors.w,
-    bias: tensors.bias,
-  };
-  linear(r, tensors.x, layer, {
-    activation: p.activation,
-    gate: p.gate ? { tensor: tensors.gate, offset: p.n, stride: 2 * p.n + 4 } : undefined,
-    residual: tensors.residual,
-    accumulate: p.accumulate,
-    out: tensors.y,
-    tile,
-  });
-}
-
 export const matmulOp: Op = {
   name: 'matmul',
   variants: (device, p) => matmulVariants(device, sizes(p).k, sizes(p).n, sizes(p).stored),
@@ -316,11 +292,26 @@ export const matmulOp: Op = {
   },
   outputs: (p) => ({ y: [sizes(p).m, sizes(p).n] }),
   outputType: (p) => sizes(p).y ?? 'f32',
-  record: recordMatmul,
+  record(r, tensors, problem, variant, tile) {
+    const p = sizes(problem);
+    const layer: Linear = {
+      ...layerOf(problem, variant),
+      stored: p.stored === 'int8' ? 'int8' : tensors.w.dtype === 'f32' ? 'f32' : 'f16',
+      weight: tensors.w,
+      bias: tensors.bias,
+    };
+    linear(r, tensors.x, layer, {
+      activation: p.activation,
+      gate: p.gate ? { tensor: tensors.gate, offset: p.n, stride: 2 * p.n + 4 } : undefined,
+      residual: tensors.residual,
+      accumulate: p.accumulate,
+      out: tensors.y,
+      tile,
+    });
+  },
   tiles: {
     of: (device, problem, variant) => matmulTiles(device, layerOf(problem, variant), sizes(problem).m),
     rows: (problem) => sizes(problem).m,
-    record: recordMatmul,
   },
   oracle({ x, w, bias, gate, residual, y: before }, problem) {
     const p = sizes(problem);

@@ -3,7 +3,7 @@ import type { Device } from '../gpu/device.ts';
 import type { SubgroupMatrix } from '../gpu/subgroups.ts';
 import type { DType } from '../gpu/tensor.ts';
 import { preferredFirst, preferredTile, shapeKey } from '../gpu/tuning.ts';
-import { cpuHeights, cpuRows, int8Rows, leastCost } from './tile_rows.ts';
+import { builtInFirst, cpuHeights, cpuRows, int8Rows, leastCost } from './tile_rows.ts';
 
 export type MatmulVariant = 'reference' | 'tiled' | 'tiled_vec4' | 'few_rows' | 'subgroup_matrix' | 'cpu' | 'cpu_quad';
 
@@ -69,20 +69,19 @@ const MOST_FEW = 4 * FEW_ROWS;
 
 /** Rows that a workgroup can take on of so many, the built-in choice first; none where there is no choice. */
 export function matmulTiles(device: Device, { inputs, outputs, variant, stored }: Layer, rows: number): number[] {
-  const first = (builtIn: number, all: readonly number[]) => [builtIn, ...all.filter((tile) => tile !== builtIn)];
   const { lanes } = device;
   switch (variant) {
     case 'cpu':
       return stored === 'int8'
-        ? first(int8Rows(lanes, rows), [lanes, 2 * lanes])
-        : first(cpuRows(lanes, rows, inputs * outputs), cpuHeights(lanes));
+        ? builtInFirst(int8Rows(lanes, rows), [lanes, 2 * lanes])
+        : builtInFirst(cpuRows(lanes, rows, inputs * outputs), cpuHeights(lanes));
     case 'cpu_quad':
-      return first(leastCost([4, 8, 12, 16], 2, rows), [4, 8, 12, 16]);
+      return builtInFirst(leastCost([4, 8, 12, 16], 2, rows), [4, 8, 12, 16]);
     case 'subgroup_matrix': {
       const tiles = matrixTiles(device, matrixShape(device)!);
       const groups = (tile: MatrixTile) => Math.ceil(rows / tile.rows) * Math.ceil(outputs / tile.columns);
       const builtIn = tiles.find((tile) => groups(tile) >= WORKGROUPS) ?? tiles.at(-1)!;
-      return first(
+      return builtInFirst(
         builtIn.rows,
         tiles.map((tile) => tile.rows),
       );
@@ -90,10 +89,10 @@ export function matmulTiles(device: Device, { inputs, outputs, variant, stored }
     case 'tiled_vec4': {
       const tall = Math.ceil(outputs / 64) * Math.ceil(rows / 128) >= WORKGROUPS ? 128 : 64;
       const few = leastCost(FEW, 2, rows);
-      return first(rows > FEW_ROWS ? tall : few, rows > MOST_FEW ? [64, 128] : [64, 128, ...FEW]);
+      return builtInFirst(rows > FEW_ROWS ? tall : few, rows > MOST_FEW ? [64, 128] : [64, 128, ...FEW]);
     }
     case 'few_rows':
-      return first(leastCost(FEW, 2, rows), FEW);
+      return builtInFirst(leastCost(FEW, 2, rows), FEW);
     default:
       return [];
   }
@@ -110,7 +109,8 @@ export function matmulKernel(
 ): MatmulKernel {
   const { inputs, outputs, variant, stored } = layer;
   const shape = shapeKey.matmul(inputs, outputs, stored);
-  const tall = tile ?? preferredTile(device, { shape, variant, rows }, matmulTiles(device, layer, rows));
+  // 0 for those that have one form alone.
+  const tall = tile ?? preferredTile(device, { shape, variant, rows }, matmulTiles(device, layer, rows)) ?? 0;
   const half = (alias: string, dtype: DType) => ({
     ...(dtype === 'f16' && { [alias]: alias.endsWith('4') ? 'vec4<f16>' : 'f16' }),
   });

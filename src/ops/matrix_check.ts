@@ -19,7 +19,7 @@ const CASES: readonly MatrixCase[] = [
 export async function firstWrong(device: Device, cases: readonly MatrixCase[] = CASES): Promise<string> {
   for (const [op, variant, problem] of cases) {
     for (const tile of op.tiles!.of(device, problem, variant)) {
-      const record: Op['record'] = (...given) => op.tiles!.record(...given, tile);
+      const record: Op['record'] = (r, tensors, given, name) => op.record(r, tensors, given, name, tile);
       const found = await compareVariant(device, { ...op, record }, problem, variant);
       if (!isRight(found)) return describe(found, tile);
     }

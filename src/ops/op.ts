@@ -32,8 +32,14 @@ export interface Op {
   outputs(problem: Problem): Record<string, readonly number[]>;
   /** How outputs are stored: f32 unless given. */
   outputType?(problem: Problem): DType;
-  /** Records the op on tensors that are named as `inputs` and `outputs` name them. */
-  record(recorder: Recorder, tensors: Readonly<Record<string, Tensor>>, problem: Problem, variant: string): void;
+  /** Records the op on tensors that are named as `inputs` and `outputs` name them; in tiles of `tile` rows, see `tiles`. */
+  record(
+    recorder: Recorder,
+    tensors: Readonly<Record<string, Tensor>>,
+    problem: Problem,
+    variant: string,
+    tile?: number,
+  ): void;
   /** Implementations that work in tiles of several sizes, of which results do not depend. */
   tiles?: Tiles;
   /** The same in float64, plainly. */
@@ -50,14 +56,6 @@ export interface Tiles {
   of(device: Device, problem: Problem, variant: string): number[];
   /** The number of rows that the choice depends on. */
   rows(problem: Problem): number;
-  /** As `Op.record`, in tiles of `tile` rows. */
-  record(
-    recorder: Recorder,
-    tensors: Readonly<Record<string, Tensor>>,
-    problem: Problem,
-    variant: string,
-    tile: number,
-  ): void;
 }
 
 export type GradientUse = 'written' | 'added' | 'columns';

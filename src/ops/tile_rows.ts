@@ -14,20 +14,21 @@ export function leastCost(heights: readonly number[], fixed: number, rows: numbe
 const SMALL_LAYER = 2 ** 17;
 const SMALL_BATCH = 1024;
 
-/** Heights of `matmul/cpu.wgsl` and its kin. */
-export const cpuHeights = (lanes: number): number[] =>
-  [1, 2, 3, 4].map((n) => n * lanes).filter((tall) => tall === lanes || tall <= 32);
+/** Heights of `matmul/cpu.wgsl` and its kin, in subgroups. */
+export const cpuHeights = (lanes: number, multiples: readonly number[] = [1, 2, 3, 4]): number[] =>
+  multiples.map((n) => n * lanes).filter((tall) => tall === lanes || tall <= 32);
+
+/** What there is to choose from, the built-in choice first. */
+export const builtInFirst = (builtIn: number, all: readonly number[]): number[] => [
+  builtIn,
+  ...all.filter((tall) => tall !== builtIn),
+];
 
 /** For products with `weights` numbers by one subgroup, `matmul/cpu.wgsl` and its kin; fixed part as on lavapipe. */
 export function cpuRows(lanes: number, rows: number, weights: number): number {
   const small = weights <= SMALL_LAYER;
   const multiples = !small ? [1, 2, 3, 4] : rows < SMALL_BATCH ? [1, 3] : [1, 3, 4];
-  const heights = multiples.map((n) => n * lanes);
-  return leastCost(
-    cpuHeights(lanes).filter((tall) => heights.includes(tall)),
-    7,
-    rows,
-  );
+  return leastCost(cpuHeights(lanes, multiples), 7, rows);
 }
 
 /** The same for weights in int8, whose loads cost less. */

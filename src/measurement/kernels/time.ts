@@ -105,10 +105,8 @@ export async function timeJob(
         tensors.push(tensorsOf(device, job, variant, arrays, tensors[0]));
         const op = variant.op ?? job.op;
         const named = { ...tensors[0], ...tensors.at(-1) };
-        const record = (r: Recorder) => {
-          if (variant.tile !== undefined) op.tiles!.record(r, named, job.problem, variant.name, variant.tile);
-          else (job.pass === 'forward' ? op : op.gradient!).record(r, named, job.problem, variant.name);
-        };
+        const record = (r: Recorder) =>
+          (job.pass === 'forward' ? op : op.gradient!).record(r, named, job.problem, variant.name, variant.tile);
         const program = session.record(op.name, record);
         await session.prepare();
         describe(row, program, workOf(job));
